@@ -1,0 +1,269 @@
+package jail
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The test binary plays all the parts: argv[0] picks one, as in the real program.
+func TestMain(m *testing.M) {
+	switch os.Args[0] {
+	case StageName:
+		os.Exit(Stage(os.Args[1:]))
+	case "fake-vmm":
+		fakeVMM(os.Args[1:])
+	case "fake-keeper":
+		fakeKeeper(os.Args[1:])
+	}
+	os.Exit(m.Run())
+}
+
+// Fixed ids for the tests. Nothing else should be running as them.
+const (
+	vmUID    = 61234
+	ownerUID = 61235
+)
+
+// needRoot skips a test that cannot be had without root.
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to build a jail")
+	}
+}
+
+// view is what the fake VMM saw of itself. It answers with it on its API socket.
+type view struct {
+	UID, GID, PID     int
+	Args, Env         []string
+	Groups            []int
+	CapEff, NoNewPriv string
+	CapBnd            string
+	Root, Dev, FDs    []string
+	RootWrite         string
+	DiskWrite         string
+	KernelWrite       string
+	Kernel            string
+	Hostname          string
+	Session           int
+	Files             uint64
+	Umask             int
+	Mounts            []string
+	Tun               string
+}
+
+// fakeVMM behaves as its arguments say: it listens on the API socket and answers
+// each connection with its view.
+func fakeVMM(args []string) {
+	mode := ""
+	if len(args) > 0 {
+		mode = args[0]
+	}
+	fds := list("/proc/self/fd")
+	switch mode {
+	case "die":
+		fmt.Println("cannot go on")
+		os.Exit(3)
+	case "silent":
+		time.Sleep(time.Minute)
+	}
+	v := look()
+	v.FDs = fds
+	if mode == "term" {
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, unix.SIGTERM)
+		go func() { <-c; os.Exit(7) }()
+	}
+	if mode == "plant" {
+		plant()
+	}
+	l, err := net.Listen("unix", APISocket)
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			os.Exit(1)
+		}
+		go func() {
+			defer c.Close()
+			b := make([]byte, 1024)
+			n, _ := c.Read(b)
+			if strings.HasPrefix(string(b[:n]), "PUT /actions") {
+				if mode == "cad" {
+					fmt.Fprint(c, "HTTP/1.1 204 No Content\r\n\r\n")
+					os.Exit(0)
+				}
+				fmt.Fprint(c, "HTTP/1.1 400 Bad Request\r\n\r\n")
+				return
+			}
+			if strings.HasPrefix(string(b[:n]), "dial ") {
+				g, err := net.Dial("unix", VsockSocket+"_"+strings.Fields(string(b[:n]))[1])
+				if err != nil {
+					fmt.Fprint(c, err)
+					return
+				}
+				fmt.Fprint(g, "hello")
+				g.Close()
+				return
+			}
+			json.NewEncoder(c).Encode(v)
+		}()
+	}
+}
+
+func look() view {
+	v := view{UID: os.Getuid(), GID: os.Getgid(), PID: os.Getpid(), Args: os.Args, Env: os.Environ()}
+	v.Groups, _ = os.Getgroups()
+	status, _ := os.ReadFile("/proc/self/status")
+	for line := range strings.Lines(string(status)) {
+		k, val, _ := strings.Cut(line, ":")
+		switch val = strings.TrimSpace(val); k {
+		case "CapEff":
+			v.CapEff = val
+		case "CapBnd":
+			v.CapBnd = val
+		case "NoNewPrivs":
+			v.NoNewPriv = val
+		}
+	}
+	v.Root, v.Dev = list("/"), list("/dev")
+	v.RootWrite = errText(os.WriteFile("/x", nil, 0o600))
+	v.DiskWrite = errText(writeAt(DiskPath(0), "written by the VMM"))
+	v.KernelWrite = errText(writeAt(KernelPath, "x"))
+	k, _ := os.ReadFile(KernelPath)
+	v.Kernel = string(k)
+	v.Hostname, _ = os.Hostname()
+	v.Session, _ = unix.Getsid(0)
+	var lim unix.Rlimit
+	unix.Getrlimit(unix.RLIMIT_NOFILE, &lim)
+	v.Files = lim.Max
+	v.Umask = unix.Umask(0)
+	m, _ := os.ReadFile("/proc/self/mounts")
+	v.Mounts = strings.Split(strings.TrimSpace(string(m)), "\n")
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	f.Close()
+	v.Tun = errText(err)
+	return v
+}
+
+func errText(err error) string {
+	if err == nil {
+		return "ok"
+	}
+	return err.Error()
+}
+
+func writeAt(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	f.Close()
+	return err
+}
+
+func list(dir string) []string {
+	entries, _ := os.ReadDir(dir)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// newSpec returns a Spec for a fake VMM with one disk.
+func newSpec(t testing.TB, mode string) *Spec {
+	t.Helper()
+	dir := t.TempDir()
+	parent := filepath.Join(dir, "jails")
+	if err := os.Mkdir(parent, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return &Spec{
+		ID: "web", Parent: parent, UID: vmUID, GID: vmUID, OwnerUID: ownerUID, OwnerGID: ownerUID,
+		Binary: "/proc/self/exe", Args: []string{"fake-vmm", mode},
+		Kernel: openFile(t, filepath.Join(dir, "kernel"), "a kernel", 0o444),
+		Disks:  []Disk{{File: openFile(t, filepath.Join(dir, "disk"), "empty disk, long enough", 0o666)}},
+		Log:    openFile(t, filepath.Join(dir, "log"), "", 0o600),
+	}
+}
+
+func openFile(t testing.TB, path, content string, mode os.FileMode) *os.File {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// start starts s and sees to it that nothing is left after the test.
+func start(t testing.TB, s *Spec) *Process {
+	t.Helper()
+	needRoot(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	p, err := Start(ctx, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.Kill()
+		p.gone()
+		p.Release()
+	})
+	return p
+}
+
+// ask sends a line to the fake VMM and returns its answer.
+func ask(t testing.TB, p *Process, line string) []byte {
+	t.Helper()
+	c, err := p.DialAPI()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprint(c, line)
+	b := make([]byte, 64<<10)
+	n, err := c.Read(b)
+	if err != nil && line == "look" {
+		t.Fatal(err)
+	}
+	return b[:n]
+}
+
+func TestJail(t *testing.T) {
+	s := newSpec(t, "")
+	t.Setenv("SECRET", "of the helper")
+	p := start(t, s)
+	var v view
+	if err := json.Unmarshal(ask(t, p, "look"), &v); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%+v", v)
+}
+
+func fakeKeeper(args []string) {}
+
+func plant() {}

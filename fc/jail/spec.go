@@ -1,0 +1,125 @@
+package jail
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Names inside every jail.
+const (
+	BinaryPath = "/vmm"
+	KernelPath = "/kernel"
+	InitrdPath = "/initrd"
+	APISocket  = "/run/api.sock"
+	// VsockSocket is where the VMM is told to listen for connections to the guest.
+	VsockSocket = "/run/v.sock"
+)
+
+// DiskPath returns the name of the disk with index i inside the jail.
+func DiskPath(i int) string { return fmt.Sprintf("/disk%d", i) }
+
+// MaxDisks bounds the drives of one VM.
+const MaxDisks = 16
+
+// Disk is a drive of the VM.
+type Disk struct {
+	// File is what the VMM gets as DiskPath(i). Start does not close it.
+	File *os.File
+	// ReadOnly makes writing impossible, whatever the mode of the file says.
+	ReadOnly bool
+}
+
+// Limits are the resource limits of a VMM. Zero means the default.
+type Limits struct {
+	// Files is the number of descriptors, 2048 by default.
+	Files uint64
+	// FileBytes is the size of the largest file that it can write, disks and log
+	// included. There is none by default.
+	FileBytes uint64
+	// Tasks is the number of processes and threads of the VM's uid. There is none
+	// by default.
+	Tasks uint64
+}
+
+// Spec describes a VMM to start. Everything in it must have been checked by the
+// caller, who knows what the VM may have; Start only refuses what makes no sense.
+type Spec struct {
+	// ID names the VM: it begins the name of the jail directory and is the jail's
+	// host name. Lower-case letters, digits and hyphens, at most 39.
+	ID string
+	// Parent is the directory to make the jail directory in. It must belong to the
+	// caller alone: owned by its uid, writable by nobody else.
+	Parent string
+	// UID and GID are the VM's own; no other VM, user or service may have the uid.
+	UID, GID int
+	// OwnerUID and OwnerGID get the API socket, with mode 0600.
+	OwnerUID, OwnerGID int
+
+	// Binary is the absolute path of the VMM. It becomes BinaryPath.
+	Binary string
+	// Args is the whole argument vector; the first element picks the role of a
+	// binary that has several.
+	Args []string
+	// System gives the jail the host's /usr and libraries, read-only: for a VMM that
+	// starts other programs. A binary with a dynamic loader gets them anyway.
+	System bool
+	// Binds are further absolute paths of the host to be seen read-only under the same name.
+	Binds []string
+	// KVM gives the jail /dev/kvm if the host has it.
+	KVM bool
+
+	// Kernel, Initrd and the disks become KernelPath, InitrdPath and DiskPath(i).
+	// Initrd may be nil. Start closes none of them.
+	Kernel, Initrd *os.File
+	Disks          []Disk
+	// Log gets standard output and error: the serial console and the VMM's messages.
+	// Open it for appending, so that it can be truncated while the VMM runs; if it is
+	// readable too, the error of a failed start quotes its end.
+	Log *os.File
+
+	Limits Limits
+}
+
+// check refuses what cannot become a jail.
+func (s *Spec) check() error {
+	switch {
+	case !validID(s.ID):
+		return fmt.Errorf("check jail: bad VM id %q", s.ID)
+	case !filepath.IsAbs(s.Parent):
+		return fmt.Errorf("check jail: parent %q is not absolute", s.Parent)
+	case s.UID <= 0 || s.GID <= 0:
+		return fmt.Errorf("check jail: uid %d and gid %d must be above zero", s.UID, s.GID)
+	case s.OwnerUID < 0 || s.OwnerGID < 0:
+		return fmt.Errorf("check jail: bad owner %d:%d", s.OwnerUID, s.OwnerGID)
+	case !filepath.IsAbs(s.Binary):
+		return fmt.Errorf("check jail: binary %q is not absolute", s.Binary)
+	case len(s.Args) == 0 || s.Args[0] == "":
+		return errors.New("check jail: no arguments")
+	case s.Kernel == nil || s.Log == nil:
+		return errors.New("check jail: no kernel or no log")
+	case len(s.Disks) > MaxDisks:
+		return fmt.Errorf("check jail: %d disks, at most %d", len(s.Disks), MaxDisks)
+	}
+	for i, d := range s.Disks {
+		if d.File == nil {
+			return fmt.Errorf("check jail: disk %d is missing", i)
+		}
+	}
+	for _, b := range s.Binds {
+		if !filepath.IsAbs(b) || filepath.Clean(b) != b || b == "/" {
+			return fmt.Errorf("check jail: bad path to bind %q", b)
+		}
+	}
+	return nil
+}
+
+// validID reports whether id is safe as a part of a file name and as a host name.
+func validID(id string) bool {
+	if id == "" || len(id) > 39 || id[0] == '-' {
+		return false
+	}
+	return strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}

@@ -1,0 +1,120 @@
+package jail
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// StageName is the argv[0] under which Start runs the own binary. Whoever has a
+// main function must call Stage for it.
+const StageName = "banger-jail"
+
+// Stage turns the process into a jailed VMM and does not return if that worked.
+// It is the whole program of a process with the name StageName, which only Start
+// creates; it returns the exit status if it was refused or failed.
+func Stage(args []string) int {
+	if os.Geteuid() != 0 || len(args) != 0 {
+		fmt.Fprintln(os.Stderr, StageName+": this role is started by banger-helper only")
+		return 2
+	}
+	// Namespaces, root and rights belong to a thread; the one that has changed them
+	// must be the one that executes.
+	runtime.LockOSThread()
+	talk := os.NewFile(planFD, "plan")
+	p, err := receivePlan(talk)
+	if err == nil {
+		err = p.enter()
+	}
+	fmt.Fprint(talk, err)
+	return 1
+}
+
+// enter builds the jail, goes in and becomes the VMM. It returns only with an error.
+func (p *plan) enter() error {
+	unix.Umask(0o022) // whatever the helper's is
+	trees, err := p.cloneTrees()
+	if err != nil {
+		return err
+	}
+	if err := p.buildRoot(trees); err != nil {
+		return err
+	}
+	if err := unix.Sethostname([]byte(p.Hostname)); err != nil {
+		return fmt.Errorf("set host name: %v", err)
+	}
+	if err := p.dropRights(); err != nil {
+		return err
+	}
+	// From here on there is nothing of the host in reach: the descriptors that are
+	// still open close themselves with the exec.
+	if err := unix.CloseRange(planFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("mark descriptors: %v", err)
+	}
+	err = unix.Exec(BinaryPath, p.Args, nil)
+	if errors.Is(err, unix.ENOENT) {
+		err = fmt.Errorf("%v (is its loader or interpreter missing in the jail?)", err)
+	}
+	return fmt.Errorf("execute %s: %v", BinaryPath, err)
+}
+
+// dropRights gives up everything that root has, for good.
+func (p *plan) dropRights() error {
+	limits := []struct {
+		name  string
+		which int
+		value uint64
+		given bool
+	}{
+		{"descriptors", unix.RLIMIT_NOFILE, orDefault(p.Limits.Files, 2048), true},
+		{"core size", unix.RLIMIT_CORE, 0, true},
+		{"file size", unix.RLIMIT_FSIZE, p.Limits.FileBytes, p.Limits.FileBytes != 0},
+		{"tasks", unix.RLIMIT_NPROC, p.Limits.Tasks, p.Limits.Tasks != 0},
+	}
+	for _, l := range limits {
+		if !l.given {
+			continue
+		}
+		if err := unix.Setrlimit(l.which, &unix.Rlimit{Cur: l.value, Max: l.value}); err != nil {
+			return fmt.Errorf("limit %s to %d: %v", l.name, l.value, err)
+		}
+	}
+	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+		// EINVAL: the kernel is older than this capability.
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && err != unix.EINVAL {
+			return fmt.Errorf("drop capability %d: %v", c, err)
+		}
+	}
+	if err := unix.Setgroups(nil); err != nil {
+		return fmt.Errorf("drop groups: %v", err)
+	}
+	if err := unix.Setresgid(p.GID, p.GID, p.GID); err != nil {
+		return fmt.Errorf("become gid %d: %v", p.GID, err)
+	}
+	if err := unix.Setresuid(p.UID, p.UID, p.UID); err != nil {
+		return fmt.Errorf("become uid %d: %v", p.UID, err)
+	}
+	// The change of uid has cleared all sets but the inheritable.
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&head, &none[0]); err != nil {
+		return fmt.Errorf("clear capabilities: %v", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("forbid new privileges: %v", err)
+	}
+	// The sockets that the VMM will make are guarded by the jail directory, and must
+	// admit the owner, who reaches them through a descriptor.
+	unix.Umask(0)
+	return nil
+}
+
+func orDefault(v, def uint64) uint64 {
+	if v == 0 {
+		return def
+	}
+	return v
+}
