@@ -1,0 +1,78 @@
+package link
+
+import (
+	"context"
+	"net"
+
+	"banger/personas/guest/link/frame"
+)
+
+// Stats is how a guest is. All of it is the guest's word.
+type Stats struct {
+	Version       string `json:"version"`
+	KernelRelease string `json:"kernel_release"`
+	BootID        string `json:"boot_id"`
+	// UptimeNanos is the age of the guest's kernel, in nanoseconds.
+	UptimeNanos int64 `json:"uptime_nanos"`
+	// MemTotalBytes and MemAvailableBytes are as in /proc/meminfo.
+	MemTotalBytes     uint64 `json:"mem_total_bytes"`
+	MemAvailableBytes uint64 `json:"mem_available_bytes"`
+	// DiskTotalBytes and DiskFreeBytes are those of the VM's own file system.
+	DiskTotalBytes uint64 `json:"disk_total_bytes"`
+	DiskFreeBytes  uint64 `json:"disk_free_bytes"`
+	// Load are the load averages over 1, 5 and 15 minutes.
+	Load [3]float64 `json:"load"`
+	// Processes is the number of threads that exist.
+	Processes int `json:"processes"`
+	// Execs is the number of commands that run under the agent.
+	Execs int `json:"execs"`
+}
+
+// GrowReply is the answer to a GrowRequest.
+type GrowReply struct {
+	// Bytes is the size of the file system afterwards.
+	Bytes int64 `json:"bytes"`
+}
+
+// Nothing is the answer to a request that has none.
+type Nothing struct{}
+
+// Query asks the guest how it is. It closes conn. Like all calls that follow, it
+// ends with ctx and at the latest after HandshakeTimeout.
+func Query(ctx context.Context, conn net.Conn) (Stats, error) {
+	var s Stats
+	err := ask(ctx, conn, "query guest", Request{Stats: &StatsRequest{}}, &s)
+	return s, err
+}
+
+// Grow resizes the VM's own file system, mounted as it is, to the size of its
+// device, and returns the new size in bytes. It closes conn.
+func Grow(ctx context.Context, conn net.Conn) (bytes int64, err error) {
+	var g GrowReply
+	err = ask(ctx, conn, "grow guest disk", Request{Grow: &GrowRequest{}}, &g)
+	return g.Bytes, err
+}
+
+// SetClock sets the guest's wall clock. It closes conn.
+func SetClock(ctx context.Context, conn net.Conn, unixNano int64) error {
+	return ask(ctx, conn, "set guest clock", Request{Clock: &ClockRequest{UnixNano: unixNano}}, &Nothing{})
+}
+
+// Shutdown asks the guest to end, and returns when all that was written before
+// the call is on the guest's disk and the end has begun. The VMM's exit is the
+// end itself. It closes conn.
+func Shutdown(ctx context.Context, conn net.Conn, req ShutdownRequest) error {
+	return ask(ctx, conn, "shut guest down", Request{Shutdown: &req}, &Nothing{})
+}
+
+// ask sends one request and reads its one answer.
+func ask(ctx context.Context, conn net.Conn, doing string, req Request, answer any) error {
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, HandshakeTimeout)
+	defer cancel()
+	defer interruptible(ctx, conn)()
+	if err := open(conn, frame.NewWriter(conn), req); err != nil {
+		return explain(ctx, doing, err)
+	}
+	return explain(ctx, doing, frame.NewReader(conn).Expect(frame.Answer, answer))
+}
