@@ -1,0 +1,98 @@
+package ops
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+)
+
+// Client performs operations at one helper. Each call has a connection of its
+// own, so that calls run side by side and a restarted helper is just the next
+// call's. It is safe for concurrent use and needs no closing.
+type Client struct {
+	path string
+	slot chan struct{} // one per connection, so that no call meets a full helper
+}
+
+// NewClient returns a client of the helper that listens at path. It does not
+// connect.
+func NewClient(path string) *Client {
+	return &Client{path: path, slot: make(chan struct{}, maxConns/2)}
+}
+
+type requestIDKey struct{}
+
+// WithRequestID returns a context whose calls carry id.
+func WithRequestID(ctx context.Context, id string) context.Context {
+	return context.WithValue(ctx, requestIDKey{}, id)
+}
+
+func (c *Client) roundTrip(ctx context.Context, op *Decl, args any, files []*os.File, out any) ([]*os.File, error) {
+	id, _ := ctx.Value(requestIDKey{}).(string)
+	if id == "" {
+		id = "-"
+	}
+	raw, err := json.Marshal(args)
+	if err != nil {
+		return nil, fmt.Errorf("helper %s: encode: %w", op.Name, err)
+	}
+	select {
+	case c.slot <- struct{}{}:
+		defer func() { <-c.slot }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("helper %s: %w", op.Name, ctx.Err())
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unixpacket", c.path)
+	if err != nil {
+		return nil, fmt.Errorf("helper %s: %w", op.Name, err)
+	}
+	defer conn.Close()
+	uc := conn.(*net.UnixConn)
+	stop := context.AfterFunc(ctx, func() { uc.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+
+	got, err := exchange(uc, &request{V: Version, ID: id, Op: op.Name, Args: raw}, files, op.FilesOut, out)
+	if err != nil && ctx.Err() != nil {
+		return nil, fmt.Errorf("helper %s: %w", op.Name, ctx.Err())
+	}
+	var refused *Error
+	if errors.As(err, &refused) {
+		refused.Op = op.Name
+		return nil, refused
+	}
+	if err != nil {
+		return nil, fmt.Errorf("helper %s: %w", op.Name, err)
+	}
+	return got, nil
+}
+
+func exchange(conn *net.UnixConn, req *request, files []*os.File, filesOut int, out any) ([]*os.File, error) {
+	if err := send(conn, req, files, MaxRequest); err != nil {
+		return nil, fmt.Errorf("send: %w", err)
+	}
+	data, got, err := receive(conn, MaxReply, MaxFilesOut)
+	if err != nil {
+		return nil, fmt.Errorf("receive: %w", err)
+	}
+	var rep reply
+	err = decodeStrict(data, &rep)
+	switch {
+	case err != nil:
+	case rep.Err != nil:
+		err = rep.Err
+	case len(got) != filesOut:
+		err = fmt.Errorf("got %d descriptors, want %d", len(got), filesOut)
+	default:
+		err = decodeStrict(rep.OK, out)
+	}
+	if err != nil {
+		closeAll(got)
+		return nil, err
+	}
+	return got, nil
+}

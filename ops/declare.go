@@ -1,0 +1,211 @@
+package ops
+
+import (
+	"encoding/hex"
+	"fmt"
+)
+
+// Hello tells who answers. It changes nothing.
+var Hello = &Op[None, HelloReply]{Decl{
+	Name: "Hello", Doc: "tell version and network of the helper",
+}}
+
+// HelloReply is the helper's view of itself.
+type HelloReply struct {
+	Version string `json:"version"` // of the binary
+	PID     int    `json:"pid"`
+	Prefix  string `json:"prefix"`  // CIDR of the guests' network
+	Gateway string `json:"gateway"` // the guests' gateway and resolver
+}
+
+// Inventory returns a memfd with everything on the host that the helper knows
+// as banger's, as JSON.
+var Inventory = &Op[None, None]{Decl{
+	Name: "Inventory", Doc: "list every kernel object that is banger's", FilesOut: 1,
+}}
+
+// Reconcile returns a memfd with a JSON array of [Reservation]: what the helper
+// holds. The daemon releases what it does not know.
+var Reconcile = &Op[None, None]{Decl{
+	Name: "Reconcile", Doc: "list the reservations that the helper holds", FilesOut: 1,
+}}
+
+// Reservation is what the helper holds for one VM.
+type Reservation struct {
+	Handle  string `json:"handle"`
+	ID      string `json:"id"`
+	Slot    int    `json:"slot"`
+	Address string `json:"address"`
+	MAC     string `json:"mac"`
+	Running bool   `json:"running"`
+}
+
+// VMReserve takes a slot, and with it an address, a MAC and a uid, for a VM
+// that does not run yet. Asked again with the same request id it answers the
+// same.
+var VMReserve = &Op[None, VMReserveReply]{Decl{
+	Name: "VMReserve", Doc: "reserve slot, address and uid for a VM",
+}}
+
+// VMReserveReply is a reservation as the daemon records it.
+type VMReserveReply struct {
+	Handle  string `json:"handle"` // 32 hex digits, unguessable; names the VM from now on
+	ID      string `json:"id"`     // 8 hex digits; marks every kernel object of the VM
+	Slot    int    `json:"slot"`
+	Address string `json:"address"` // IPv4
+	Prefix  int    `json:"prefix"`  // bits of the network's prefix
+	Gateway string `json:"gateway"`
+	MAC     string `json:"mac"`
+}
+
+// VMStart makes the tap with its filter and the jail, and starts the VMM. The
+// request carries one to four disks, in order; each is read-only in the jail
+// exactly where its descriptor is. The reply carries, in order: the connected
+// API socket, a pidfd, the listener for the guest's hello, an O_PATH descriptor
+// of the directory with the VMM's sockets, and the serial log for reading.
+var VMStart = &Op[VMStartArgs, VMStartReply]{Decl{
+	Name: "VMStart", Doc: "start the VMM of a reserved VM", MinFiles: 1, MaxFiles: MaxFilesIn, FilesOut: 5,
+}}
+
+// The VMMs that VMStart knows.
+const (
+	Firecracker = "firecracker"
+	QEMU        = "qemu"
+)
+
+// The policies of NetPolicy and VMStart.
+const (
+	NetNone     = "none"
+	NetInternet = "internet"
+	NetFull     = "full"
+)
+
+// VMStartArgs names what is to be started.
+type VMStartArgs struct {
+	Handle string `json:"handle"`
+	Kernel string `json:"kernel"` // sha256 in hex, put before
+	Initrd string `json:"initrd"` // sha256 in hex, put before
+	VMM    string `json:"vmm"`
+	Net    string `json:"net"`
+}
+
+// Validate reports what is malformed.
+func (a VMStartArgs) Validate() error {
+	if err := checkHandle(a.Handle); err != nil {
+		return err
+	}
+	if err := checkDigest("kernel", a.Kernel); err != nil {
+		return err
+	}
+	if err := checkDigest("initrd", a.Initrd); err != nil {
+		return err
+	}
+	if a.VMM != Firecracker && a.VMM != QEMU {
+		return fmt.Errorf("vmm %q: want %s or %s", a.VMM, Firecracker, QEMU)
+	}
+	return checkNet(a.Net)
+}
+
+// VMStartReply tells of the running VMM. All paths are inside its jail.
+type VMStartReply struct {
+	PID int    `json:"pid"`
+	Tap string `json:"tap"` // empty where the VM has no network
+}
+
+// VMReconnect gives the descriptors of VMStart for a VM that runs, to a daemon
+// that lost them.
+var VMReconnect = &Op[HandleArgs, VMStartReply]{Decl{
+	Name: "VMReconnect", Doc: "hand out a running VM's descriptors again", FilesOut: 5,
+}}
+
+// VMStop kills the VMM, if it still runs, and removes tap and jail. The
+// reservation stays. It returns once the process is gone.
+var VMStop = &Op[HandleArgs, None]{Decl{
+	Name: "VMStop", Doc: "kill a VMM, remove its tap and jail",
+}}
+
+// VMRelease does what VMStop does and gives up the reservation. A handle that
+// is gone is success.
+var VMRelease = &Op[HandleArgs, None]{Decl{
+	Name: "VMRelease", Doc: "stop a VM and give up its reservation",
+}}
+
+// HandleArgs names a VM.
+type HandleArgs struct {
+	Handle string `json:"handle"`
+}
+
+// Validate reports a malformed handle.
+func (a HandleArgs) Validate() error { return checkHandle(a.Handle) }
+
+// KernelPut keeps a kernel or an initrd, root-owned, by digest. Without a
+// descriptor it only tells whether the digest is there. With one it copies,
+// compares the digest, and publishes.
+var KernelPut = &Op[KernelPutArgs, KernelPutReply]{Decl{
+	Name: "KernelPut", Doc: "keep a kernel or an initrd by digest", MaxFiles: 1,
+}}
+
+// KernelPutArgs names the content.
+type KernelPutArgs struct {
+	Digest string `json:"digest"` // sha256 in hex
+}
+
+// Validate reports a malformed digest.
+func (a KernelPutArgs) Validate() error { return checkDigest("digest", a.Digest) }
+
+// KernelPutReply tells whether the helper has the content now.
+type KernelPutReply struct {
+	Have bool `json:"have"`
+}
+
+// NetPolicy changes what a running VM may reach, at once.
+var NetPolicy = &Op[NetPolicyArgs, None]{Decl{
+	Name: "NetPolicy", Doc: "change what a VM may reach",
+}}
+
+// NetPolicyArgs names the VM and its new policy.
+type NetPolicyArgs struct {
+	Handle string `json:"handle"`
+	Net    string `json:"net"`
+}
+
+// Validate reports what is malformed.
+func (a NetPolicyArgs) Validate() error {
+	if err := checkHandle(a.Handle); err != nil {
+		return err
+	}
+	return checkNet(a.Net)
+}
+
+// Resolver hands out the bound DNS sockets on the guests' gateway: UDP, then
+// listening TCP.
+var Resolver = &Op[None, None]{Decl{
+	Name: "Resolver", Doc: "hand out the DNS sockets of the guests' gateway", FilesOut: 2,
+}}
+
+func checkHandle(h string) error {
+	if len(h) != 32 || !isHex(h) {
+		return fmt.Errorf("handle: want 32 lower-case hex digits")
+	}
+	return nil
+}
+
+func checkDigest(what, d string) error {
+	if len(d) != 64 || !isHex(d) {
+		return fmt.Errorf("%s: want 64 lower-case hex digits", what)
+	}
+	return nil
+}
+
+func isHex(s string) bool {
+	b, err := hex.DecodeString(s)
+	return err == nil && hex.EncodeToString(b) == s
+}
+
+func checkNet(n string) error {
+	switch n {
+	case NetNone, NetInternet, NetFull:
+		return nil
+	}
+	return fmt.Errorf("net %q: want %s, %s or %s", n, NetNone, NetInternet, NetFull)
+}

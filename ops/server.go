@@ -1,0 +1,248 @@
+package ops
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Bounds of a server.
+const (
+	maxConns    = 16               // at once
+	idleTimeout = 5 * time.Second  // a connection that says nothing
+	opTimeout   = 60 * time.Second // one operation
+)
+
+// Call is one authorised request, as its handler sees it.
+type Call struct {
+	ID    string     // of the request; the same id asked again is the same request
+	Files []*os.File // closed after the handler returns; dup what is to be kept
+}
+
+// binding is a handler with its types taken away.
+type binding struct {
+	decl  *Decl
+	serve func(ctx context.Context, call *Call, args []byte) (any, []*os.File, error)
+}
+
+// Server answers operations. Bind every operation of [All] before Serve.
+type Server struct {
+	// Authorise says whether the process behind a connection may ask for
+	// anything. It is called before a byte is read.
+	Authorise func(*unix.Ucred) error
+
+	// Log receives one audit line per request, and refusals to connect.
+	Log *slog.Logger
+
+	bound map[string]*binding
+
+	// mu guards the fields that follow.
+	mu   sync.Mutex
+	busy int       // connections
+	last time.Time // end of the last one
+}
+
+// Bind makes handle serve op. The files that handle returns are sent and
+// closed. It panics if op is bound already: that is a broken program.
+func Bind[A Args, R any](s *Server, op *Op[A, R], handle func(context.Context, *Call, A) (R, []*os.File, error)) {
+	if s.bound == nil {
+		s.bound = make(map[string]*binding)
+	}
+	if s.bound[op.Name] != nil {
+		panic("ops: " + op.Name + " is bound twice")
+	}
+	s.bound[op.Name] = &binding{&op.Decl, func(ctx context.Context, call *Call, raw []byte) (any, []*os.File, error) {
+		var args A
+		if err := decodeStrict(raw, &args); err != nil {
+			return nil, nil, &Error{Code: Invalid, Message: "arguments: " + err.Error()}
+		}
+		if err := args.Validate(); err != nil {
+			return nil, nil, &Error{Code: Invalid, Message: err.Error()}
+		}
+		return handle(ctx, call, args)
+	}}
+}
+
+// Idle reports for how long no connection was open; zero while one is.
+func (s *Server) Idle() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.busy > 0 || s.last.IsZero() {
+		return 0
+	}
+	return time.Since(s.last)
+}
+
+// Serve answers on l, a SOCK_SEQPACKET listener, until ctx is done. It closes l
+// and returns when the requests that had begun are answered.
+func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
+	for _, op := range All() {
+		if s.bound[op.Name] == nil {
+			return fmt.Errorf("serve operations: %s has no handler", op.Name)
+		}
+	}
+	s.mu.Lock()
+	s.last = time.Now()
+	s.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		conn, err := l.AcceptUnix()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accept: %w", err)
+		}
+		if !s.enter() {
+			conn.Close()
+			s.Log.Warn("refuse connection", "reason", "too many at once")
+			continue
+		}
+		wg.Go(func() {
+			defer s.leave()
+			defer conn.Close()
+			s.serveConn(ctx, conn)
+		})
+	}
+}
+
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.busy == maxConns {
+		return false
+	}
+	s.busy++
+	return true
+}
+
+func (s *Server) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy--
+	s.last = time.Now()
+}
+
+func (s *Server) serveConn(ctx context.Context, conn *net.UnixConn) {
+	cred, err := peer(conn)
+	if err == nil {
+		err = s.Authorise(cred)
+	}
+	if err != nil {
+		s.Log.Warn("refuse connection", "reason", err)
+		return
+	}
+	log := s.Log.With("uid", cred.Uid, "pid", cred.Pid)
+	for ctx.Err() == nil {
+		conn.SetDeadline(time.Now().Add(idleTimeout))
+		data, files, err := receive(conn, MaxRequest, MaxFilesIn)
+		if err != nil {
+			return
+		}
+		conn.SetDeadline(time.Now().Add(opTimeout + idleTimeout))
+		out, outFiles := s.answer(ctx, log, data, files)
+		closeAll(files)
+		err = send(conn, out, outFiles, MaxReply)
+		closeAll(outFiles)
+		if err != nil {
+			log.Warn("send reply", "error", err)
+			return
+		}
+	}
+}
+
+// answer performs one request and writes its audit line.
+func (s *Server) answer(ctx context.Context, log *slog.Logger, data []byte, files []*os.File) (*reply, []*os.File) {
+	var req request
+	begin := time.Now()
+	value, out, err := s.perform(ctx, &req, data, files)
+	raw := json.RawMessage(nil)
+	if err == nil {
+		raw, err = json.Marshal(value)
+	}
+	attrs := []any{"op", req.Op, "request", req.ID, "args", string(req.Args), "files", len(files), "took", time.Since(begin)}
+	if err == nil {
+		log.Info("op", attrs...)
+		return &reply{V: Version, OK: raw}, out
+	}
+	closeAll(out)
+	refused := &Error{}
+	if !errors.As(err, &refused) {
+		refused = &Error{Code: Failed, Message: err.Error(), HintText: hint(err)}
+	}
+	log.Warn("op refused", append(attrs, "code", refused.Code, "error", err)...)
+	return &reply{V: Version, Err: clip(refused)}, nil
+}
+
+func (s *Server) perform(ctx context.Context, req *request, data []byte, files []*os.File) (value any, out []*os.File, err error) {
+	if err := decodeStrict(data, req); err != nil {
+		return nil, nil, &Error{Code: Invalid, Message: "request: " + err.Error()}
+	}
+	if err := req.check(); err != nil {
+		return nil, nil, &Error{Code: Invalid, Message: err.Error()}
+	}
+	if req.V != Version && req.V != Version-1 {
+		return nil, nil, &Error{Code: Unsupported, Message: fmt.Sprintf("protocol version %d: want %d", req.V, Version)}
+	}
+	b := s.bound[req.Op]
+	if b == nil {
+		return nil, nil, &Error{Code: Unsupported, Message: fmt.Sprintf("unknown operation %q", req.Op)}
+	}
+	if len(files) < b.decl.MinFiles || len(files) > b.decl.MaxFiles {
+		return nil, nil, &Error{Code: Invalid, Message: fmt.Sprintf("%d descriptors: want %d to %d", len(files), b.decl.MinFiles, b.decl.MaxFiles)}
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			closeAll(out)
+			value, out, err = nil, nil, fmt.Errorf("broken handler: %v", p)
+			s.Log.Error("panic in handler", "op", req.Op, "request", req.ID, "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	return b.serve(ctx, &Call{ID: req.ID, Files: files}, req.Args)
+}
+
+// clip keeps an error within a reply.
+func clip(e *Error) *Error {
+	const most = 1500
+	c := *e
+	c.Message = c.Message[:min(len(c.Message), most)]
+	c.HintText = c.HintText[:min(len(c.HintText), most)]
+	return &c
+}
+
+func hint(err error) string {
+	var h interface{ Hint() string }
+	if errors.As(err, &h) {
+		return h.Hint()
+	}
+	return ""
+}
+
+func peer(conn *net.UnixConn) (*unix.Ucred, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("ask for peer: %w", err)
+	}
+	var cred *unix.Ucred
+	cerr := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err := errors.Join(cerr, err); err != nil {
+		return nil, fmt.Errorf("ask for peer: %w", err)
+	}
+	return cred, nil
+}
