@@ -1,0 +1,183 @@
+// Package store keeps banger's records: one JSON file each, written durably by
+// the one process that holds the store's lock.
+//
+// A store is a folder:
+//
+//	lock                    held for the life of the writer
+//	vms/<id>/record.json    beside the VM's own disk
+//	images/<name>/record.json
+//	kernels/<name>/record.json
+//	tmp/                    what was not finished; emptied when the store is opened
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Errors of a store.
+var (
+	// ErrLocked means that another process is the store's writer.
+	ErrLocked = errors.New("store is in use by another process")
+	// ErrCorrupt means that a record cannot be read as what it should be.
+	ErrCorrupt = errors.New("record is corrupt")
+)
+
+// maxRecord bounds a record's file, in bytes.
+const maxRecord = 1 << 20
+
+// Store is an open store. Close gives the lock back.
+type Store struct {
+	Dir  string
+	lock *os.File
+}
+
+// Open makes dir where it is missing, locks it and removes what an earlier
+// writer left unfinished. It returns ErrLocked if another process has it.
+func Open(dir string) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrLocked
+		}
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	}
+	s := &Store{Dir: dir, lock: lock}
+	if err := s.cleanUp(); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	return s, nil
+}
+
+func (s *Store) cleanUp() error {
+	if err := os.RemoveAll(s.TempDir()); err != nil {
+		return err
+	}
+	for _, d := range []string{"tmp", "vms", "images", "kernels"} {
+		if err := os.MkdirAll(filepath.Join(s.Dir, d), 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close gives the lock back.
+func (s *Store) Close() error { return s.lock.Close() }
+
+// TempDir is a folder on the store's file system for what is not published yet.
+func (s *Store) TempDir() string { return filepath.Join(s.Dir, "tmp") }
+
+// Records is one kind of record, T, each in a folder of its own.
+type Records[T any] struct {
+	dir string
+	tmp string
+}
+
+// Kind returns the records of the kind that is kept in the folder named kind.
+func Kind[T any](s *Store, kind string) *Records[T] {
+	return &Records[T]{dir: filepath.Join(s.Dir, kind), tmp: s.TempDir()}
+}
+
+// Path returns the folder of the record with this id. What belongs to the
+// record lies beside it. The folder exists once the record is saved.
+func (r *Records[T]) Path(id string) string { return filepath.Join(r.dir, id) }
+
+// Save writes a record durably. id must be a plain file name.
+func (r *Records[T]) Save(id string, rec T) error {
+	data, err := json.MarshalIndent(rec, "", "\t")
+	if err != nil {
+		return fmt.Errorf("save record %s: %w", id, err)
+	}
+	err = os.Mkdir(r.Path(id), 0o700)
+	switch {
+	case err == nil:
+		if err := SyncDir(r.dir); err != nil {
+			return err
+		}
+	case !errors.Is(err, fs.ErrExist):
+		return fmt.Errorf("save record %s: %w", id, err)
+	}
+	return WriteFile(filepath.Join(r.Path(id), "record.json"), append(data, '\n'), 0o600)
+}
+
+// Publish moves a finished folder, made below [Store.TempDir], to where the
+// record with this id lives, and writes the record into it first: both appear
+// at once. It returns fs.ErrExist if there is such a record.
+func (r *Records[T]) Publish(id, from string, rec T) error {
+	data, err := json.MarshalIndent(rec, "", "\t")
+	if err != nil {
+		return fmt.Errorf("publish record %s: %w", id, err)
+	}
+	if err := WriteFile(filepath.Join(from, "record.json"), append(data, '\n'), 0o600); err != nil {
+		return err
+	}
+	if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, r.Path(id), unix.RENAME_NOREPLACE); err != nil {
+		return fmt.Errorf("publish record %s: %w", id, err)
+	}
+	return SyncDir(r.dir)
+}
+
+// Delete removes a record and everything beside it. The record vanishes at
+// once; a record that is gone is success.
+func (r *Records[T]) Delete(id string) error {
+	grave, err := os.MkdirTemp(r.tmp, "deleted-")
+	if err != nil {
+		return fmt.Errorf("delete record %s: %w", id, err)
+	}
+	err = os.Rename(r.Path(id), filepath.Join(grave, "r"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		os.Remove(grave)
+		return fmt.Errorf("delete record %s: %w", id, err)
+	}
+	if err := SyncDir(r.dir); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(grave); err != nil {
+		return fmt.Errorf("delete record %s: %w", id, err)
+	}
+	return nil
+}
+
+// Load reads all records. A folder without a record is what a crash left of a
+// Save: it is removed. Records that cannot be read are returned as errors that
+// wrap ErrCorrupt beside those that can; nothing of theirs is touched.
+func (r *Records[T]) Load() (map[string]T, error) {
+	entries, err := os.ReadDir(r.dir)
+	if err != nil {
+		return nil, fmt.Errorf("load records: %w", err)
+	}
+	recs := make(map[string]T)
+	var errs []error
+	for _, e := range entries {
+		id := e.Name()
+		data, err := readFile(filepath.Join(r.dir, id, "record.json"), maxRecord)
+		if errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, r.Delete(id))
+			continue
+		}
+		var rec T
+		if err == nil {
+			err = json.Unmarshal(data, &rec)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("load record %s: %w: %v", r.Path(id), ErrCorrupt, err))
+			continue
+		}
+		recs[id] = rec
+	}
+	return recs, errors.Join(errs...)
+}
