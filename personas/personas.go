@@ -1,0 +1,67 @@
+// Package personas holds what all roles of the one binary share: how a role is
+// picked, how a process learns of its sockets and of its end, its logger and
+// its version.
+package personas
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+)
+
+// Role is one thing that the binary can be. argv[0] picks a role, never a
+// right: each role checks for itself that it runs as the user it should.
+type Role struct {
+	Name string
+	// Main gets the arguments without argv[0] and returns the exit code.
+	Main func(args []string) int
+}
+
+// Pick returns the role that argv names and the arguments left for it: by the
+// exact base name of argv[0], else by the first argument, else the first role.
+func Pick(roles []Role, argv []string) (Role, []string) {
+	if len(argv) == 0 {
+		return roles[0], nil
+	}
+	name := filepath.Base(argv[0])
+	for _, r := range roles[1:] {
+		if r.Name == name {
+			return r, argv[1:]
+		}
+	}
+	if len(argv) > 1 {
+		for _, r := range roles[1:] {
+			if r.Name == argv[1] {
+				return r, argv[2:]
+			}
+		}
+	}
+	return roles[0], argv[1:]
+}
+
+// Context returns a context that ends when the process is asked to: by SIGTERM,
+// SIGINT or SIGHUP. A second signal then has its default effect.
+func Context() (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+// NewLog returns the logger of a service: text, without the time where systemd
+// keeps it (JOURNAL_STREAM is set then).
+func NewLog(w io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{}
+	if os.Getenv("JOURNAL_STREAM") != "" {
+		opts.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}

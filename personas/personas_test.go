@@ -1,0 +1,29 @@
+package personas
+
+import (
+	"slices"
+	"testing"
+)
+
+func TestPick(t *testing.T) {
+	roles := []Role{{Name: "banger"}, {Name: "bangerd"}, {Name: "banger-helper"}}
+	for _, c := range []struct {
+		argv string
+		list []string
+		want string
+		args []string
+	}{
+		{"no arguments at all is the CLI", nil, "banger", nil},
+		{"exact name", []string{"bangerd", "-x"}, "bangerd", []string{"-x"}},
+		{"path", []string{"/usr/local/bin/banger-helper"}, "banger-helper", nil},
+		{"first argument", []string{"./banger", "bangerd", "-x"}, "bangerd", []string{"-x"}},
+		{"unknown name is the CLI", []string{"/tmp/xbangerd", "vm", "list"}, "banger", []string{"vm", "list"}},
+		{"name within a longer name does not count", []string{"banger-helper.old"}, "banger", nil},
+		{"the name comes before the argument", []string{"bangerd", "banger-helper"}, "bangerd", []string{"banger-helper"}},
+	} {
+		r, args := Pick(roles, c.list)
+		if r.Name != c.want || !slices.Equal(args, c.args) {
+			t.Errorf("%s: got %s %q, want %s %q", c.argv, r.Name, args, c.want, c.args)
+		}
+	}
+}
