@@ -1,0 +1,115 @@
+package kernel
+
+import (
+	"path"
+	"slices"
+	"strings"
+
+	"banger/store/kernel/modules"
+)
+
+// bootModules are what the guest loads first: its bus, then what it needs to call
+// the host, then disk, network, and the root file system. Those that the kernel has
+// built in, or has not, are left out.
+var bootModules = []string{
+	"virtio_mmio", "vmw_vsock_virtio_transport", "virtio_blk", "virtio_net", "ext4",
+}
+
+// bootOptional are loaded too, and left out when something that they need is missing.
+var bootOptional = []string{"virtio_rng", "virtio_balloon"}
+
+// demandModules are in the initrd in case that a VM's disk is an overlay.
+var demandModules = []string{"overlay"}
+
+// extraDirs and extraModules are what containers, VPNs and firewalls in a guest ask
+// for: whole directories, by path, and single modules, by name.
+var extraDirs = []string{
+	"kernel/net/bridge/", "kernel/net/netfilter/", "kernel/net/ipv4/", "kernel/net/ipv6/",
+	"kernel/net/8021q/", "kernel/net/802/", "kernel/net/llc/", "kernel/net/sched/", "kernel/net/core/",
+	"kernel/net/packet/", "kernel/net/unix/", "kernel/net/netlink/",
+	"kernel/drivers/virtio/", "kernel/drivers/net/ipvlan/", "kernel/drivers/net/vxlan/",
+	"kernel/drivers/net/wireguard/", "kernel/fs/fuse/", "kernel/fs/overlayfs/",
+	"kernel/fs/squashfs/", "kernel/fs/isofs/", "kernel/fs/autofs/", "kernel/fs/nls/",
+}
+
+var extraModules = []string{
+	"tun", "tap", "veth", "dummy", "ifb", "macvlan", "macvtap", "vxlan", "geneve", "vrf",
+	"failover", "net_failover", "loop", "nbd", "zram", "binfmt_misc", "vsock_diag", "af_packet", "udp_tunnel", "ip6_udp_tunnel",
+	// What the above and the boot modules depend on, in the kernels of today. A name
+	// that is missing here costs a second pass over the package, nothing else.
+	"vsock", "vmw_vsock_virtio_transport_common", "mbcache", "jbd2", "crc16", "crc32c_generic", "libcrc32c",
+	"cdrom", "dm_mod", "lz4_compress", "lz4hc_compress", "lzo", "842", "842_compress", "842_decompress", "zsmalloc",
+	"chacha_x86_64", "poly1305_x86_64", "curve25519_x86_64", "libchacha", "libchacha20poly1305", "libcurve25519",
+	"libcurve25519_generic", "libblake2s", "stp", "garp", "mrp", "llc", "p8022", "psnap", "zstd_compress", "xxhash",
+}
+
+// chosen tells whether to keep the module at p, relative to the module directory,
+// when it comes by.
+func chosen(p string) bool {
+	for _, dir := range extraDirs {
+		if strings.HasPrefix(p, dir) {
+			return true
+		}
+	}
+	name := modules.NameOf(path.Base(p))
+	for _, list := range [][]string{bootModules, bootOptional, demandModules, extraModules} {
+		if slices.Contains(list, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// plan sorts the modules of set into the times at which a guest needs them. The
+// second result are modules that nothing can load, because what they need is missing.
+func plan(set *modules.Set) (Modules, []string, error) {
+	boot, err := set.Order(bootModules...)
+	if err != nil {
+		return Modules{}, nil, err
+	}
+	p := planning{set: set, taken: map[string]bool{}}
+	m := Modules{Boot: p.take(boot)}
+	m.Boot = append(m.Boot, p.tryAll(bootOptional)...)
+	m.OnDemand = p.tryAll(demandModules)
+	var rest []string
+	for _, x := range set.All() {
+		rest = append(rest, x.Name)
+	}
+	m.Extra = p.tryAll(rest)
+	var useless []string
+	for _, x := range set.All() {
+		if !p.taken[x.Path] {
+			useless = append(useless, x.Path)
+		}
+	}
+	return m, useless, nil
+}
+
+// planning remembers which modules have been given out, by path.
+type planning struct {
+	set   *modules.Set
+	taken map[string]bool
+}
+
+func (p *planning) take(list []modules.Module) []string {
+	var paths []string
+	for _, m := range list {
+		if !p.taken[m.Path] {
+			p.taken[m.Path] = true
+			paths = append(paths, m.Path)
+		}
+	}
+	return paths
+}
+
+// tryAll takes the modules called names, each with what it needs, and leaves out
+// those that cannot be loaded.
+func (p *planning) tryAll(names []string) []string {
+	var paths []string
+	for _, name := range names {
+		if order, err := p.set.Order(name); err == nil {
+			paths = append(paths, p.take(order)...)
+		}
+	}
+	return paths
+}

@@ -1,0 +1,217 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"banger/store/kernel/bzimage"
+	"banger/store/kernel/deb"
+	"banger/store/kernel/elf64"
+	"banger/store/kernel/rpm"
+)
+
+// Source says where a kernel comes from.
+type Source struct {
+	// Path is a package (.deb, .rpm), a bzImage or a vmlinux.
+	Path string
+	// Modules is where more modules are, if not in the package: a directory such as
+	// /lib/modules/6.1.0-13-amd64, the root of a tree with lib/modules in it, or a
+	// second package. It may be empty.
+	Modules string
+	// Config is the kernel's configuration, if neither in the package nor in the
+	// kernel itself. It may be empty.
+	Config string
+}
+
+// Host returns the source that is the kernel of the running host.
+func Host() (Source, error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return Source{}, fmt.Errorf("ask for the running kernel: %w", err)
+	}
+	return host("/", unix.ByteSliceToString(u.Release[:]))
+}
+
+// host looks for the files of a kernel release where distributions keep them.
+func host(root, release string) (Source, error) {
+	s := Source{
+		Path:    firstFile(root, "boot/vmlinuz-"+release, "lib/modules/"+release+"/vmlinuz", "boot/vmlinux-"+release),
+		Modules: firstFile(root, "lib/modules/"+release),
+		Config:  firstFile(root, "boot/config-"+release, "lib/modules/"+release+"/config"),
+	}
+	if s.Path == "" {
+		return Source{}, fmt.Errorf("find the running kernel: no file for release %q in /boot or /lib/modules: %w",
+			release, fs.ErrNotExist)
+	}
+	return s, nil
+}
+
+func firstFile(root string, names ...string) string {
+	for _, name := range names {
+		if p := filepath.Join(root, name); exists(p) {
+			return p
+		}
+	}
+	return ""
+}
+
+func exists(p string) bool {
+	_, err := os.Stat(p)
+	return err == nil
+}
+
+// format is what a file turns out to be.
+type format string
+
+const (
+	formatDeb     format = "deb"
+	formatRPM     format = "rpm"
+	formatBzImage format = "bzImage"
+	formatVmlinux format = "vmlinux"
+)
+
+// headBytes are enough to tell every format.
+const headBytes = 1024
+
+// detect tells what the file r is by its first bytes.
+func detect(r io.ReaderAt) (format, error) {
+	head := make([]byte, headBytes)
+	n, err := r.ReadAt(head, 0)
+	if err != nil && err != io.EOF {
+		return "", err
+	}
+	head = head[:n]
+	switch {
+	case deb.IsDeb(head):
+		return formatDeb, nil
+	case rpm.IsRPM(head):
+		return formatRPM, nil
+	case bzimage.IsBzImage(head):
+		return formatBzImage, nil
+	case elf64.IsELF(head):
+		return formatVmlinux, nil
+	case len(head) > 0x3c && string(head[0x38:0x3c]) == "ARM\x64":
+		return "", fmt.Errorf("%w: arm64 instead of x86-64", ErrArch)
+	case len(head) > 0x34 && string(head[0x30:0x34]) == "RISC":
+		return "", fmt.Errorf("%w: riscv64 instead of x86-64", ErrArch)
+	}
+	return "", fmt.Errorf("%w: neither deb, rpm, bzImage nor ELF", ErrNotKernel)
+}
+
+// visit is called with each regular file of a tree: its name relative to the tree's
+// root, its size, and its content, which need not be read.
+type visit func(name string, size int64, content io.Reader) error
+
+// tree is a source of files that can be walked more than once.
+type tree interface {
+	walk(ctx context.Context, fn visit) error
+}
+
+// packageFile is a tree in a package.
+type packageFile struct {
+	file   *os.File
+	format format
+}
+
+func (p packageFile) walk(ctx context.Context, fn visit) error {
+	info, err := p.file.Stat()
+	if err != nil {
+		return err
+	}
+	r := withContext(ctx, io.NewSectionReader(p.file, 0, info.Size()))
+	if p.format == formatDeb {
+		err = deb.Walk(r, fn)
+	} else {
+		err = rpm.Walk(r, fn)
+	}
+	if errors.Is(err, deb.ErrMalformed) || errors.Is(err, rpm.ErrMalformed) {
+		return fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return err
+}
+
+// directory is a tree on disk.
+type directory string
+
+// walk gives names as a package would: lib/modules/<release>/... A directory that is
+// itself one of /lib/modules is put there.
+func (d directory) walk(ctx context.Context, fn visit) error {
+	root, err := os.OpenRoot(string(d))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	prefix := ""
+	if !exists(filepath.Join(string(d), "lib/modules")) && !exists(filepath.Join(string(d), "usr/lib/modules")) {
+		prefix = path.Join("lib/modules", filepath.Base(filepath.Clean(string(d)))) + "/"
+	}
+	return fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !entry.Type().IsRegular() || strings.Count(name, "/") > maxDirDepth {
+			return nil
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		content := &lazyFile{root: root, name: name}
+		defer content.close()
+		return fn(prefix+name, info.Size(), content)
+	})
+}
+
+// maxDirDepth is deeper than any module lies.
+const maxDirDepth = 32
+
+// lazyFile is opened by the first read.
+type lazyFile struct {
+	root *os.Root
+	name string
+	file *os.File
+}
+
+func (l *lazyFile) Read(p []byte) (int, error) {
+	if l.file == nil {
+		f, err := l.root.Open(l.name)
+		if err != nil {
+			return 0, err
+		}
+		l.file = f
+	}
+	return l.file.Read(p)
+}
+
+func (l *lazyFile) close() {
+	if l.file != nil {
+		l.file.Close()
+	}
+}
+
+// withContext returns a reader of r that ends with ctx.
+func withContext(ctx context.Context, r io.Reader) io.Reader { return &ctxReader{ctx, r} }
+
+type ctxReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *ctxReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
