@@ -1,0 +1,47 @@
+GO      ?= go
+VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),devel)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
+BUILT   := $(shell git log -1 --format=%cI 2>/dev/null)
+STAMP   := -X banger/personas.Version=$(VERSION) -X banger/personas.Commit=$(COMMIT) -X banger/personas.Built=$(BUILT)
+LINTER  := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+RACED   := . ./fc/... ./ops/... ./store/... ./personas/...
+ALL     := ./... ./testdata/host ./testdata/testsum
+
+export CGO_ENABLED := 0
+
+build: ## a static ./banger
+	$(GO) build -trimpath -buildvcs=false -ldflags '-s -w $(STAMP)' -o banger .
+
+assets: ## kernels and root file systems, for tests
+	testdata/assets.sh
+
+test: assets build ## everything, real VMs included
+	$(GO) vet $(ALL)
+	$(GO) test -json -timeout 20m -coverprofile coverage.out $(TESTFLAGS) ./... | $(GO) run ./testdata/testsum
+
+race: ## the packages that have goroutines, under the race detector; needs a C compiler
+	@command -v $${CC:-cc} >/dev/null || { echo "race: skipped: no C compiler"; exit 0; }; \
+	CGO_ENABLED=1 $(GO) test -race -short -json -timeout 20m $(RACED) | $(GO) run ./testdata/testsum -name race
+
+fuzz: ## every fuzz target, 10 s each
+	@$(GO) list ./... | while read -r pkg; do \
+		$(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' | while read -r f; do \
+			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime 10s $$pkg || exit 1; \
+		done || exit 1; \
+	done
+
+bench: assets build ## what banger costs, as ratios
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m .
+
+lint: ## formatting, vet, staticcheck
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
+	$(GO) vet $(ALL)
+	$(GO) run $(LINTER) $(ALL)
+
+quickstart: ## from a bare Debian machine to a command in a VM
+	testdata/quickstart.sh
+
+clean:
+	rm -f banger coverage.out
+
+.PHONY: build assets test race fuzz bench lint quickstart clean
