@@ -1,5 +1,7 @@
 package fc
 
+import "encoding/json"
+
 // InstanceState is what a machine is at.
 type InstanceState string
 
@@ -37,6 +39,11 @@ type VMConfig struct {
 	Network       []NetworkInterface `json:"network-interfaces"`
 	Vsock         *Vsock             `json:"vsock"`
 	Entropy       *Entropy           `json:"entropy"`
+	// What follows is known to Firecracker and not used by banger; it is kept as it came.
+	CPUConfig     json.RawMessage `json:"cpu-config"`
+	MMDS          json.RawMessage `json:"mmds-config"`
+	Pmem          json.RawMessage `json:"pmem"`
+	MemoryHotplug json.RawMessage `json:"memory-hotplug"`
 }
 
 // BalloonStats is what the guest last said of its memory. Sizes that end in no unit are
