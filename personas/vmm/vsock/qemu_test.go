@@ -1,0 +1,237 @@
+package vsock
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// guestModules are what the guest needs to have AF_VSOCK, in load order.
+var guestModules = []string{
+	"drivers/virtio/virtio_ring", "drivers/virtio/virtio", "drivers/virtio/virtio_mmio", "net/vmw_vsock/vsock",
+	"net/vmw_vsock/vmw_vsock_virtio_transport_common", "net/vmw_vsock/vmw_vsock_virtio_transport",
+}
+
+// guest is a running virtual machine with the device under test.
+type guest struct {
+	path  string // of the device's socket
+	dev   *Device
+	hello *net.UnixListener
+}
+
+// bootGuest boots a guest with extra arguments for QEMU, and waits for its hello. It
+// needs a kernel as "banger kernel import" makes it, named by BANGER_TEST_KERNEL.
+func bootGuest(t testing.TB, extra ...string) *guest {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("boots a guest")
+	}
+	qemu, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		t.Skip("needs qemu-system-x86_64")
+	}
+	kernel := os.Getenv("BANGER_TEST_KERNEL")
+	if kernel == "" {
+		kernel = filepath.Join(os.TempDir(), "banger-test", "kernel-cloud")
+	}
+	vmlinux := filepath.Join(kernel, "vmlinux")
+	if _, err := os.Stat(vmlinux); err != nil {
+		t.Skipf("needs an imported kernel in BANGER_TEST_KERNEL: %v", err)
+	}
+	dir := t.TempDir()
+	initrd := filepath.Join(dir, "initrd")
+	if err := os.WriteFile(initrd, buildInitrd(t, kernel, dir), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	g := &guest{path: filepath.Join(dir, "v.sock")}
+	g.hello, err = net.ListenUnix("unix", &net.UnixAddr{Name: g.path + "_1024", Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { g.hello.Close() })
+	if g.dev, err = New(Config{CID: 3, Path: g.path}); err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := socketPair(t)
+	served := make(chan error, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() { served <- g.dev.Serve(ctx, ours) }()
+
+	console := new(bytes.Buffer)
+	cmd := exec.Command(qemu, append([]string{
+		"-M", "microvm,acpi=on,pit=on,pic=off,rtc=on,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off,memory-backend=ram",
+		"-accel", "tcg,thread=multi,tb-size=128", "-cpu", "qemu64", "-bios", "qboot.rom", "-smp", "2", "-m", "256M",
+		"-object", "memory-backend-memfd,id=ram,share=on,size=256M",
+		"-nodefaults", "-no-user-config", "-display", "none", "-global", "virtio-mmio.force-legacy=false",
+		"-kernel", vmlinux, "-initrd", initrd, "-serial", "stdio",
+		"-append", "console=ttyS0 quiet panic=-1 reboot=k tsc=reliable no_timer_check mitigations=off cryptomgr.notests 8250.nr_uarts=1 tsc_early_khz=" + tscKHz(t),
+		"-chardev", "socket,id=vs,fd=3", "-device", "vhost-user-vsock-device,chardev=vs",
+	}, extra...)...)
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.Stdout, cmd.Stderr = console, console
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	theirs.Close()
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		cancel()
+		if err := <-served; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+		if t.Failed() {
+			t.Logf("console:\n%s", console)
+		}
+	})
+	g.awaitHello(t)
+	return g
+}
+
+// awaitHello waits until the guest has dialled the host.
+func (g *guest) awaitHello(t testing.TB) {
+	t.Helper()
+	g.hello.SetDeadline(time.Now().Add(60 * time.Second))
+	c, err := g.hello.Accept()
+	if err != nil {
+		t.Fatalf("guest did not say hello: %v", err)
+	}
+	defer c.Close()
+	b := make([]byte, 16)
+	if n, err := c.Read(b); err != nil || string(b[:n]) != "hello\n" {
+		t.Fatalf("guest said %q, %v", b[:n], err)
+	}
+}
+
+// dial connects to a port of the guest.
+func (g *guest) dial(t testing.TB, port int) *net.UnixConn {
+	t.Helper()
+	c, err := g.tryDial(port)
+	if err != nil {
+		t.Fatalf("dial port %d: %v", port, err)
+	}
+	return c
+}
+
+func (g *guest) tryDial(port int) (*net.UnixConn, error) {
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: g.path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	c.SetDeadline(time.Now().Add(60 * time.Second))
+	fmt.Fprintf(c, "CONNECT %d\n", port)
+	line, err := readLine(c)
+	if err != nil || !strings.HasPrefix(line, "OK ") {
+		c.Close()
+		return nil, fmt.Errorf("answer %q: %w", line, err)
+	}
+	return c, nil
+}
+
+// readLine reads to the end of a line and no further.
+func readLine(r io.Reader) (string, error) {
+	var line []byte
+	for b := make([]byte, 1); ; line = append(line, b[0]) {
+		if _, err := io.ReadFull(r, b); err != nil || b[0] == '\n' {
+			return string(line), err
+		}
+	}
+}
+
+// socketPair returns a connection and the file of its other end.
+func socketPair(t testing.TB) (*net.UnixConn, *os.File) {
+	t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "pair"), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	a, err := net.DialUnix("unix", nil, l.Addr().(*net.UnixAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := l.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := a.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+	return b, f
+}
+
+// tscKHz returns the speed of the time stamp counter, without which a guest kernel may hang.
+func tscKHz(t testing.TB) string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(b), "cpu MHz")
+	line, _, _ := strings.Cut(after, "\n")
+	mhz, err := strconv.ParseFloat(strings.Trim(line, " \t:"), 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strconv.Itoa(int(mhz * 1000))
+}
+
+// buildInitrd returns a cpio archive with the guest program and its modules.
+func buildInitrd(t testing.TB, kernel, dir string) []byte {
+	t.Helper()
+	init := filepath.Join(dir, "init")
+	build := exec.Command("go", "build", "-o", init, "./testdata/guest")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build guest: %v\n%s", err, out)
+	}
+	var b bytes.Buffer
+	entry := func(name string, mode int, content []byte) {
+		fmt.Fprintf(&b, "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x",
+			b.Len(), mode, 0, 0, 1, 0, len(content), 0, 0, map[bool]int{true: 5}[mode&0o170000 == 0o020000], map[bool]int{true: 1}[mode&0o170000 == 0o020000], len(name)+1, 0)
+		b.WriteString(name + "\x00")
+		pad := func() { b.Write(make([]byte, (4-b.Len()%4)%4)) }
+		pad()
+		b.Write(content)
+		pad()
+	}
+	content := func(path string) []byte {
+		c, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	entry("dev", 0o040755, nil)
+	entry("dev/console", 0o020600, nil)
+	entry("modules", 0o040755, nil)
+	entry("init", 0o100755, content(init))
+	for i, m := range guestModules {
+		entry(fmt.Sprintf("modules/%02d.ko", i), 0o100644, content(filepath.Join(kernel, "modules", "kernel", m+".ko")))
+	}
+	entry("TRAILER!!!", 0, nil)
+	return b.Bytes()
+}
+
+func TestGuest(t *testing.T) {
+	g := bootGuest(t)
+	c := g.dial(t, 1)
+	defer c.Close()
+	fmt.Fprint(c, "ping")
+	b := make([]byte, 4)
+	if _, err := io.ReadFull(c, b); err != nil || string(b) != "ping" {
+		t.Fatalf("echo %q, %v", b, err)
+	}
+}
