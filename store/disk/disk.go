@@ -1,0 +1,202 @@
+// Package disk makes the disks of VMs out of images, by the cheapest way that the
+// file system below allows.
+//
+//	reflink   the disk shares the image's blocks until one of them is written
+//	overlay   an empty file system for what the VM writes; the guest stacks it
+//	          over the image, which it has as a second, read-only drive
+//	copy      all data of the image, without its holes
+//
+// Reflink and overlay cost the same whatever the size of the image. None needs
+// privilege, and in none can a VM's disk run out of room that it was promised silently:
+// a full host file system is an ordinary write error to the guest.
+package disk
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"banger/store/ext4"
+)
+
+// Errors of this package, for errors.Is.
+var (
+	// ErrNoSpace means that the file system has not enough room, or would be left
+	// with less than the reserve.
+	ErrNoSpace = errors.New("not enough space")
+	// ErrUnsupported means that the backend does not work in that directory.
+	ErrUnsupported = errors.New("backend does not work here")
+	// ErrSize means a size that the disk cannot have.
+	ErrSize = errors.New("impossible disk size")
+)
+
+// Backend is a way of making a disk. Its text is kept in records.
+type Backend string
+
+// The backends.
+const (
+	Reflink Backend = "reflink"
+	Overlay Backend = "overlay"
+	Copy    Backend = "copy"
+)
+
+// sectorBytes is what every size is a multiple of.
+const sectorBytes = 512
+
+// Spec is a disk to be made.
+type Spec struct {
+	Backend Backend
+	// Origin is the image, open for reading. Overlay reads only its size, and needs
+	// none if SizeBytes is given.
+	Origin *os.File
+	// SizeBytes is the size of the disk, a multiple of 512. Zero means the image's.
+	// Reflink and copy cannot make less than the image. What is more is a hole: the
+	// file system in it has to be grown by the guest.
+	SizeBytes int64
+	// ReserveBytes is what must remain free in the file system.
+	ReserveBytes int64
+	// Volatile tells that the disk need not survive a power cut from the start, which
+	// saves waiting for the host's disk.
+	Volatile bool
+}
+
+// Create makes the disk at dst, which must not exist. It is there as a whole or not
+// at all; nothing else is left behind.
+func Create(ctx context.Context, s Spec, dst string) (err error) {
+	defer func() {
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			err = fmt.Errorf("%w: %w", ErrNoSpace, err)
+		}
+		if err != nil {
+			err = fmt.Errorf("create disk %q: %w", dst, err)
+		}
+	}()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if s.SizeBytes, err = s.size(); err != nil {
+		return err
+	}
+	dir := filepath.Dir(dst)
+	if err := s.checkSpace(dir); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".disk-*")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	defer os.Remove(f.Name())
+	if err := s.fill(ctx, f); err != nil {
+		return err
+	}
+	if !s.Volatile {
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	// A link, not a rename: it never replaces what is there.
+	if err := os.Link(f.Name(), dst); err != nil {
+		return err
+	}
+	if s.Volatile {
+		return nil
+	}
+	return syncDir(dir)
+}
+
+// size returns the size that the disk is to have.
+func (s Spec) size() (int64, error) {
+	var origin int64
+	if s.Origin != nil {
+		info, err := s.Origin.Stat()
+		if err != nil {
+			return 0, err
+		}
+		if !info.Mode().IsRegular() {
+			return 0, fmt.Errorf("%w: the image is not a regular file", ErrSize)
+		}
+		origin = info.Size()
+	} else if s.Backend != Overlay {
+		return 0, fmt.Errorf("%w: no image", ErrSize)
+	}
+	size := s.SizeBytes
+	if size == 0 {
+		size = origin
+	}
+	switch {
+	case size <= 0 || size%sectorBytes != 0:
+		return 0, fmt.Errorf("%w: %d bytes is not a positive multiple of %d", ErrSize, size, sectorBytes)
+	case s.Backend != Overlay && size < origin:
+		return 0, fmt.Errorf("%w: %d bytes is less than the image's %d", ErrSize, size, origin)
+	}
+	return size, nil
+}
+
+// fill makes f the disk.
+func (s Spec) fill(ctx context.Context, f *os.File) error {
+	switch s.Backend {
+	case Reflink:
+		if err := clone(f, s.Origin); err != nil {
+			return err
+		}
+	case Copy:
+		if err := copyData(ctx, f, s.Origin); err != nil {
+			return err
+		}
+	case Overlay:
+		return format(f, s.SizeBytes)
+	default:
+		return fmt.Errorf("%w: %q is no backend", ErrUnsupported, s.Backend)
+	}
+	return f.Truncate(s.SizeBytes)
+}
+
+// format makes f an empty ext4 file system.
+func format(f *os.File, sizeBytes int64) error {
+	var id [16]byte
+	rand.Read(id[:]) // never fails
+	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
+	w, err := ext4.NewWriter(f, ext4.Options{SizeBytes: sizeBytes, Label: "overlay", UUID: id})
+	if err != nil {
+		return err
+	}
+	if _, err := w.Finish(); err != nil {
+		return fmt.Errorf("%d bytes: %w", sizeBytes, err)
+	}
+	return nil
+}
+
+// Grow makes the disk f sizeBytes large; what is new is a hole. A disk is never made
+// smaller. The guest grows the file system in it.
+func Grow(f *os.File, sizeBytes int64) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if sizeBytes < info.Size() || sizeBytes%sectorBytes != 0 {
+		return fmt.Errorf("grow disk %q: %w: %d bytes, it has %d", f.Name(), ErrSize, sizeBytes, info.Size())
+	}
+	if err := f.Truncate(sizeBytes); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return &fs.PathError{Op: "sync", Path: dir, Err: err}
+	}
+	return nil
+}
