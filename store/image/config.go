@@ -1,0 +1,79 @@
+package image
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// layerRef is one layer of an image, to be read and checked.
+type layerRef struct {
+	name   string        // in parts
+	blob   digest.Digest // of the stored bytes; empty if the archive does not tell
+	size   int64         // of the stored bytes; -1 if the archive does not tell
+	diffID digest.Digest // of the tar
+}
+
+// picture is an image whose manifest is read.
+type picture struct {
+	format string
+	parts  parts
+	digest digest.Digest // of the configuration
+	config Config
+	layers []layerRef // the lowest first
+}
+
+// checkDigest refuses what is not sha256: the only one that is computed here.
+func checkDigest(d digest.Digest) error {
+	if err := d.Validate(); err != nil || d.Algorithm() != digest.SHA256 {
+		return fmt.Errorf("%w: digest %q", ErrCorrupt, string(d))
+	}
+	return nil
+}
+
+// blobName is where an OCI layout keeps a blob.
+func blobName(d digest.Digest) string { return "blobs/sha256/" + d.Encoded() }
+
+// setConfig reads a configuration and joins its DiffIDs with the layers.
+func (p *picture) setConfig(data []byte, limits Limits) error {
+	var c v1.Image
+	if err := json.Unmarshal(data, &c); err != nil {
+		return fmt.Errorf("configuration: %w: %w", ErrCorrupt, err)
+	}
+	if len(p.layers) == 0 || len(c.RootFS.DiffIDs) == 0 {
+		return fmt.Errorf("configuration: %w", ErrNoLayers)
+	}
+	if len(p.layers) > limits.Layers {
+		return fmt.Errorf("configuration: %w: %d layers", ErrTooBig, len(p.layers))
+	}
+	if len(p.layers) != len(c.RootFS.DiffIDs) {
+		return fmt.Errorf("configuration: %w: %d layers, but digests of %d", ErrCorrupt, len(p.layers), len(c.RootFS.DiffIDs))
+	}
+	if c.OS != "" && c.OS != "linux" {
+		return fmt.Errorf("configuration: %w: made for %q", ErrUnknownFormat, c.OS)
+	}
+	for i, d := range c.RootFS.DiffIDs {
+		if err := checkDigest(d); err != nil {
+			return fmt.Errorf("configuration: %w", err)
+		}
+		p.layers[i].diffID = d
+	}
+	p.digest = digest.FromBytes(data)
+	p.config = Config{
+		Env:          c.Config.Env,
+		Entrypoint:   c.Config.Entrypoint,
+		Cmd:          c.Config.Cmd,
+		User:         c.Config.User,
+		WorkingDir:   c.Config.WorkingDir,
+		StopSignal:   c.Config.StopSignal,
+		ExposedPorts: slices.Sorted(maps.Keys(c.Config.ExposedPorts)),
+		Labels:       c.Config.Labels,
+		Architecture: c.Architecture,
+		OS:           c.OS,
+	}
+	return nil
+}

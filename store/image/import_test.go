@@ -1,0 +1,110 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// entry is a tar entry of a test.
+type entry struct {
+	tar.Header
+	data string
+}
+
+func dir(name string) entry {
+	return entry{Header: tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: 0o755}}
+}
+
+func file(name, data string) entry {
+	return entry{Header: tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(data))}, data: data}
+}
+
+func symlink(name, target string) entry {
+	return entry{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}}
+}
+
+func link(name, target string) entry {
+	return entry{Header: tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target}}
+}
+
+// makeTar writes a tar of entries.
+func makeTar(t testing.TB, entries ...entry) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, e := range entries {
+		if e.ModTime.IsZero() {
+			e.ModTime = time.Unix(1700000000, 0)
+		}
+		if err := w.WriteHeader(&e.Header); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, e.data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// importImage imports src and checks the image with e2fsck.
+func importImage(t testing.TB, src Source, opts Options) (string, Info) {
+	t.Helper()
+	dst := filepath.Join(t.TempDir(), "image.ext4")
+	info, err := Import(t.Context(), src, dst, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fsck(t, dst)
+	return dst, info
+}
+
+func fsck(t testing.TB, path string) {
+	t.Helper()
+	if _, err := exec.LookPath("e2fsck"); err != nil {
+		t.Log("e2fsck is missing, the image is not checked")
+		return
+	}
+	out, err := exec.Command("e2fsck", "-fn", path).CombinedOutput()
+	if err != nil || strings.Count(string(out), "\n") != 7 {
+		t.Fatalf("e2fsck: %v\n%s", err, out)
+	}
+}
+
+// fails imports src, wants the error, and wants nothing to be left in the folder.
+func fails(t testing.TB, src Source, opts Options, want error) {
+	t.Helper()
+	dir := t.TempDir()
+	_, err := Import(t.Context(), src, filepath.Join(dir, "image.ext4"), opts)
+	if !errors.Is(err, want) {
+		t.Errorf("error is %v, want %v", err, want)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestRootFS(t *testing.T) {
+	data := makeTar(t,
+		dir("."), dir("./etc"), dir("./usr"), dir("./usr/lib"),
+		file("./usr/lib/os-release", "NAME=x\nPRETTY_NAME=\"Test OS 1\"\n"),
+		symlink("./etc/os-release", "../usr/lib/os-release"),
+		entry{Header: tar.Header{Typeflag: tar.TypeReg, Name: "usr/lib/systemd/systemd", Mode: 0o755, Size: 3}, data: "elf"},
+		symlink("lib", "usr/lib"), symlink("sbin", "usr/sbin"),
+		symlink("usr/sbin/init", "/lib/systemd/systemd"),
+	)
+	_, info := importImage(t, FromReader(bytes.NewReader(data)), Options{})
+	if info.OSName != "Test OS 1" || info.Init != "/sbin/init" || info.Format != "rootfs" || info.Entries != 10 {
+		t.Errorf("got %+v", info)
+	}
+}

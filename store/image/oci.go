@@ -1,0 +1,161 @@
+package image
+
+import (
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// The media types that docker gives to the same things.
+const (
+	dockerManifest     = "application/vnd.docker.distribution.manifest.v2+json"
+	dockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
+	dockerLayer        = "application/vnd.docker.image.rootfs.diff.tar"
+)
+
+// maxIndexDepth bounds indexes in indexes.
+const maxIndexDepth = 4
+
+// openOCI finds the image in an OCI layout.
+func openOCI(p parts, opts Options) (*picture, error) {
+	data, err := read(p, "index.json", opts.Limits.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	var index v1.Index
+	if err := json.Unmarshal(data, &index); err != nil {
+		return nil, fmt.Errorf("index.json: %w: %w", ErrCorrupt, err)
+	}
+	desc, err := choose(p, index.Manifests, opts, opts.Ref, 0)
+	if err != nil {
+		return nil, fmt.Errorf("index.json: %w", err)
+	}
+	data, err = readBlob(p, desc, opts.Limits)
+	if err != nil {
+		return nil, err
+	}
+	// A manifest must not be readable as an index too, or two tools see two images in it.
+	var m struct {
+		v1.Manifest
+		Manifests json.RawMessage `json:"manifests"`
+	}
+	if err := json.Unmarshal(data, &m); err != nil || m.Manifests != nil {
+		return nil, fmt.Errorf("manifest %s: %w", desc.Digest, ErrCorrupt)
+	}
+	if m.MediaType != "" && desc.MediaType != "" && m.MediaType != desc.MediaType {
+		return nil, fmt.Errorf("manifest %s: %w: type %q is named %q", desc.Digest, ErrCorrupt, m.MediaType, desc.MediaType)
+	}
+	pic := &picture{format: "oci", parts: p}
+	for _, l := range m.Layers {
+		if err := checkLayer(l); err != nil {
+			return nil, err
+		}
+		pic.layers = append(pic.layers, layerRef{name: blobName(l.Digest), blob: l.Digest, size: l.Size})
+	}
+	config, err := readBlob(p, m.Config, opts.Limits)
+	if err != nil {
+		return nil, err
+	}
+	return pic, pic.setConfig(config, opts.Limits)
+}
+
+// checkLayer refuses what is no layer, or lies elsewhere.
+func checkLayer(l v1.Descriptor) error {
+	if err := checkDigest(l.Digest); err != nil {
+		return fmt.Errorf("layer: %w", err)
+	}
+	switch base, _, _ := strings.Cut(l.MediaType, "+"); {
+	case strings.Contains(base, "nondistributable"), strings.Contains(base, "foreign"):
+		return fmt.Errorf("layer %s: %w: it has to be fetched from elsewhere", l.Digest, ErrMissing)
+	case base != v1.MediaTypeImageLayer && base != dockerLayer && base != dockerLayer+".gzip":
+		return fmt.Errorf("layer %s: %w: type %q", l.Digest, ErrUnknownFormat, l.MediaType)
+	}
+	return nil
+}
+
+// choose picks the one manifest that is wanted, through nested indexes.
+func choose(p parts, list []v1.Descriptor, opts Options, ref string, depth int) (v1.Descriptor, error) {
+	if depth > maxIndexDepth {
+		return v1.Descriptor{}, fmt.Errorf("%w: indexes in indexes", ErrTooBig)
+	}
+	arch := opts.Architecture
+	if arch == "" {
+		arch = runtime.GOARCH
+	}
+	var found []v1.Descriptor
+	seen := map[digest.Digest]bool{}
+	for _, d := range list {
+		if ref != "" && !hasRef(d, ref) || !isFor(d, arch) || seen[d.Digest] {
+			continue
+		}
+		seen[d.Digest] = true
+		found = append(found, d)
+	}
+	switch {
+	case len(found) == 0 && (ref != "" || len(list) > 0):
+		return v1.Descriptor{}, fmt.Errorf("image %q for linux/%s: %w", ref, arch, ErrMissing)
+	case len(found) == 0:
+		return v1.Descriptor{}, ErrNoLayers
+	case len(found) > 1:
+		return v1.Descriptor{}, fmt.Errorf("%w: %d fit", ErrAmbiguous, len(found))
+	}
+	d := found[0]
+	switch d.MediaType {
+	case v1.MediaTypeImageManifest, dockerManifest:
+		return d, nil
+	case v1.MediaTypeImageIndex, dockerManifestList:
+	default:
+		return d, fmt.Errorf("%s: %w: type %q", d.Digest, ErrUnknownFormat, d.MediaType)
+	}
+	data, err := readBlob(p, d, opts.Limits)
+	if err != nil {
+		return d, err
+	}
+	var index struct {
+		v1.Index
+		Layers json.RawMessage `json:"layers"`
+	}
+	if err := json.Unmarshal(data, &index); err != nil || index.Layers != nil {
+		return d, fmt.Errorf("index %s: %w", d.Digest, ErrCorrupt)
+	}
+	return choose(p, index.Manifests, opts, "", depth+1)
+}
+
+// hasRef tells whether a descriptor has the given name, in full or as a tag.
+func hasRef(d v1.Descriptor, ref string) bool {
+	for _, key := range []string{v1.AnnotationRefName, "io.containerd.image.name"} {
+		name := d.Annotations[key]
+		if name == ref || name != "" && strings.HasSuffix(name, "/"+ref) {
+			return true
+		}
+	}
+	return false
+}
+
+// isFor tells whether a descriptor is an image for this platform. Attestations of buildkit
+// are manifests too, for "unknown".
+func isFor(d v1.Descriptor, arch string) bool {
+	return d.Platform == nil || d.Platform.OS == "linux" && d.Platform.Architecture == arch
+}
+
+// readBlob returns a blob whose size and digest are right.
+func readBlob(p parts, d v1.Descriptor, limits Limits) ([]byte, error) {
+	if err := checkDigest(d.Digest); err != nil {
+		return nil, err
+	}
+	if d.Size < 0 {
+		return nil, fmt.Errorf("blob %s: %w: size %d", d.Digest, ErrCorrupt, d.Size)
+	}
+	data, err := read(p, blobName(d.Digest), limits.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) != d.Size || digest.FromBytes(data) != d.Digest {
+		return nil, fmt.Errorf("blob %s: %w", d.Digest, ErrDigest)
+	}
+	return data, nil
+}
