@@ -40,7 +40,7 @@ var extraModules = []string{
 	"vsock", "vmw_vsock_virtio_transport_common", "mbcache", "jbd2", "crc16", "crc32c_generic", "libcrc32c",
 	"cdrom", "dm_mod", "lz4_compress", "lz4hc_compress", "lzo", "842", "842_compress", "842_decompress", "zsmalloc",
 	"chacha_x86_64", "poly1305_x86_64", "curve25519_x86_64", "libchacha", "libchacha20poly1305", "libcurve25519",
-	"libcurve25519_generic", "libblake2s", "stp", "garp", "mrp", "llc", "p8022", "psnap", "zstd_compress", "xxhash",
+	"libcurve25519_generic", "libblake2s", "psample", "xfrm_algo", "xfrm_ipcomp", "ife", "mpls_gso", "libphy", "stp", "garp", "mrp", "llc", "p8022", "psnap", "zstd_compress", "xxhash",
 }
 
 // chosen tells whether to keep the module at p, relative to the module directory,

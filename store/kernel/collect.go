@@ -54,21 +54,20 @@ func newCollector(root *os.Root) *collector {
 	return &collector{root: root, set: modules.NewSet(), seen: map[string]string{}, wanted: chosen}
 }
 
-// collect walks over t until nothing is missing that t has: once, if the list of
-// wanted modules names all that they depend on.
-func (c *collector) collect(ctx context.Context, t tree) error {
-	if err := t.walk(ctx, c.visit); err != nil {
-		return err
-	}
+// collect walks over trees until nothing is missing that they have: once, if the list
+// of wanted modules names all that these depend on.
+func (c *collector) collect(ctx context.Context, trees []tree) error {
 	for range maxRounds {
+		for _, t := range trees {
+			if err := t.walk(ctx, c.visit); err != nil {
+				return err
+			}
+		}
 		missing := c.missing()
 		if len(missing) == 0 {
 			return nil
 		}
 		c.wanted = func(path string) bool { return missing[path] }
-		if err := t.walk(ctx, c.visit); err != nil {
-			return err
-		}
 	}
 	return fmt.Errorf("%w: dependencies of its modules have no end", ErrMalformed)
 }
@@ -151,7 +150,7 @@ func (c *collector) module(p string, r io.Reader) error {
 	}
 	m, err := modules.Parse(plainPath(p), data)
 	if err != nil {
-		return fmt.Errorf("%w: read module %s: %w", ErrMalformed, p, err)
+		return fmt.Errorf("read module %s: %w", p, err)
 	}
 	if c.bytes += int64(len(data)); c.bytes > maxModulesBytes {
 		return fmt.Errorf("%w: modules of more than %d bytes", ErrMalformed, maxModulesBytes)

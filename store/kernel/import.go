@@ -23,7 +23,7 @@ import (
 func Import(ctx context.Context, src Source, dst string) (info Info, err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("import kernel %q: %w", filepath.Base(src.Path), err)
+			err = fmt.Errorf("import kernel %q: %w", filepath.Base(src.Path), classify(err))
 		}
 	}()
 	if _, err := os.Lstat(dst); !errors.Is(err, fs.ErrNotExist) {
@@ -87,60 +87,71 @@ func build(ctx context.Context, src Source, root *os.Root) (Info, error) {
 	return info, info.measure(ctx, root)
 }
 
-// open takes kernel, configuration and modules out of src.
+// open takes kernel, configuration and modules out of src, and tells what it was.
 func (c *collector) open(ctx context.Context, src Source) (format, error) {
-	f, err := os.Open(src.Path)
+	f, kind, err := openFile(src.Path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	kind, err := detect(f)
-	if err != nil {
-		return "", err
-	}
+	var trees []tree
 	switch kind {
 	case formatDeb, formatRPM:
-		err = c.collect(ctx, packageFile{f, kind})
+		trees = append(trees, packageFile{f, kind})
 	default:
 		c.image = true
-		err = c.save(imageFile, withContext(ctx, f), maxImageBytes)
+		if err := c.save(imageFile, withContext(ctx, f), maxImageBytes); err != nil {
+			return "", err
+		}
 	}
-	if err != nil {
+	if src.Modules != "" {
+		t, closer, err := openModules(src.Modules)
+		if err != nil {
+			return "", fmt.Errorf("open modules: %w", err)
+		}
+		defer closer.Close()
+		trees = append(trees, t)
+	}
+	if err := c.collect(ctx, trees); err != nil {
 		return "", err
 	}
 	if !c.image {
 		return "", fmt.Errorf("%w: no boot/vmlinuz-* in the package", ErrNotKernel)
 	}
-	if src.Modules == "" {
-		return kind, nil
-	}
-	if err := c.openModules(ctx, src.Modules); err != nil {
-		return "", fmt.Errorf("read modules: %w", err)
-	}
 	return kind, nil
 }
 
-// openModules takes modules out of a directory or a second package.
-func (c *collector) openModules(ctx context.Context, name string) error {
-	c.wanted = chosen
+// openFile opens a file and tells what it is.
+func openFile(name string) (*os.File, format, error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil {
-		return err
-	} else if info.IsDir() {
-		return c.collect(ctx, directory(name))
+		return nil, "", err
 	}
 	kind, err := detect(f)
 	if err != nil {
-		return err
+		f.Close()
+		return nil, "", err
+	}
+	return f, kind, nil
+}
+
+// openModules opens a directory or a package. The caller closes it after its use.
+func openModules(name string) (tree, io.Closer, error) {
+	if info, err := os.Stat(name); err != nil {
+		return nil, nil, err
+	} else if info.IsDir() {
+		root, err := os.OpenRoot(name)
+		return directory{root, filepath.Base(filepath.Clean(name))}, root, err
+	}
+	f, kind, err := openFile(name)
+	if err != nil {
+		return nil, nil, err
 	}
 	if kind != formatDeb && kind != formatRPM {
-		return fmt.Errorf("%w: %s is neither a directory nor a package", ErrNotKernel, filepath.Base(name))
+		f.Close()
+		return nil, nil, fmt.Errorf("%w: %s is neither a directory nor a package", ErrNotKernel, filepath.Base(name))
 	}
-	return c.collect(ctx, packageFile{f, kind})
+	return packageFile{f, kind}, f, nil
 }
 
 // unpack makes vmlinux of the image, and reads what it tells about itself.
@@ -176,22 +187,16 @@ func (i *Info) extract(ctx context.Context, root *os.Root, f *os.File) error {
 		return err
 	}
 	im, err := bzimage.Open(f, stat.Size())
-	if errors.Is(err, bzimage.ErrNot64Bit) {
-		return fmt.Errorf("%w: %w", ErrArch, err)
-	}
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrMalformed, err)
+		return err
 	}
 	err = saveFile(root, VmlinuxFile, func(w io.Writer) error {
 		_, how, err := im.Extract(ctx, w)
 		i.Compression = string(how)
 		return err
 	})
-	if errors.As(err, new(*fs.PathError)) || ctx.Err() != nil {
-		return err // the disk's fault, or the caller's wish
-	}
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrMalformed, err)
+		return err
 	}
 	i.setVersion(im.Version)
 	i.BzImage = true
@@ -210,12 +215,7 @@ func (i *Info) inspect(root *os.Root) (vmlinux.Image, error) {
 		return vmlinux.Image{}, err
 	}
 	im, err := vmlinux.Inspect(f, stat.Size())
-	switch {
-	case errors.Is(err, vmlinux.ErrArch):
-		return im, fmt.Errorf("%w: %w", ErrArch, err)
-	case errors.Is(err, vmlinux.ErrMalformed):
-		return im, fmt.Errorf("%w: %w", ErrMalformed, err)
-	case err != nil:
+	if err != nil {
 		return im, err
 	}
 	i.PVH = im.PVH

@@ -12,23 +12,6 @@
 //	modules/modules.alias names by which the kernel asks for them
 package kernel
 
-import "errors"
-
-// Errors of this package, for errors.Is. What is wrong with the input is in their text.
-var (
-	// ErrNotKernel means a file that is neither a kernel nor a package with one.
-	ErrNotKernel = errors.New("not a kernel")
-	// ErrArch means a kernel for another architecture.
-	ErrArch = errors.New("kernel is for another architecture")
-	// ErrMalformed means a kernel, module or package that is damaged or cut off.
-	ErrMalformed = errors.New("kernel is damaged")
-	// ErrCannotBoot means a kernel without something that a guest cannot do without.
-	// The error is then a *RequirementError too.
-	ErrCannotBoot = errors.New("kernel cannot boot as a guest")
-	// ErrMismatch means modules that were built for another kernel.
-	ErrMismatch = errors.New("modules do not belong to the kernel")
-)
-
 // Names of files in the directory that Import makes.
 const (
 	VmlinuxFile = "vmlinux"

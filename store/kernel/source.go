@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -23,9 +22,8 @@ import (
 type Source struct {
 	// Path is a package (.deb, .rpm), a bzImage or a vmlinux.
 	Path string
-	// Modules is where more modules are, if not in the package: a directory such as
-	// /lib/modules/6.1.0-13-amd64, the root of a tree with lib/modules in it, or a
-	// second package. It may be empty.
+	// Modules is where more modules are, if not all are in the package: a directory
+	// such as /lib/modules/6.1.0-13-amd64, or a second package. It may be empty.
 	Modules string
 	// Config is the kernel's configuration, if neither in the package nor in the
 	// kernel itself. It may be empty.
@@ -111,7 +109,7 @@ func detect(r io.ReaderAt) (format, error) {
 // root, its size, and its content, which need not be read.
 type visit func(name string, size int64, content io.Reader) error
 
-// tree is a source of files that can be walked more than once.
+// tree is what can be walked over, more than once.
 type tree interface {
 	walk(ctx context.Context, fn visit) error
 }
@@ -129,32 +127,20 @@ func (p packageFile) walk(ctx context.Context, fn visit) error {
 	}
 	r := withContext(ctx, io.NewSectionReader(p.file, 0, info.Size()))
 	if p.format == formatDeb {
-		err = deb.Walk(r, fn)
-	} else {
-		err = rpm.Walk(r, fn)
+		return deb.Walk(r, fn)
 	}
-	if errors.Is(err, deb.ErrMalformed) || errors.Is(err, rpm.ErrMalformed) {
-		return fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
-	return err
+	return rpm.Walk(r, fn)
 }
 
-// directory is a tree on disk.
-type directory string
+// directory is a module directory on disk.
+type directory struct {
+	root *os.Root
+	name string
+}
 
-// walk gives names as a package would: lib/modules/<release>/... A directory that is
-// itself one of /lib/modules is put there.
+// walk gives names as a package would: lib/modules/<name of the directory>/...
 func (d directory) walk(ctx context.Context, fn visit) error {
-	root, err := os.OpenRoot(string(d))
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	prefix := ""
-	if !exists(filepath.Join(string(d), "lib/modules")) && !exists(filepath.Join(string(d), "usr/lib/modules")) {
-		prefix = path.Join("lib/modules", filepath.Base(filepath.Clean(string(d)))) + "/"
-	}
-	return fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+	return fs.WalkDir(d.root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -168,9 +154,9 @@ func (d directory) walk(ctx context.Context, fn visit) error {
 		if err != nil {
 			return err
 		}
-		content := &lazyFile{root: root, name: name}
+		content := &lazyFile{root: d.root, name: name}
 		defer content.close()
-		return fn(prefix+name, info.Size(), content)
+		return fn(path.Join("lib/modules", d.name, name), info.Size(), content)
 	})
 }
 
