@@ -224,14 +224,3 @@ func buildInitrd(t testing.TB, kernel, dir string) []byte {
 	entry("TRAILER!!!", 0, nil)
 	return b.Bytes()
 }
-
-func TestGuest(t *testing.T) {
-	g := bootGuest(t)
-	c := g.dial(t, 1)
-	defer c.Close()
-	fmt.Fprint(c, "ping")
-	b := make([]byte, 4)
-	if _, err := io.ReadFull(c, b); err != nil || string(b) != "ping" {
-		t.Fatalf("echo %q, %v", b, err)
-	}
-}

@@ -4,12 +4,13 @@
 //	1  echo
 //	2  takes a length and as many bytes, answers with their SHA-256
 //	3  takes a length, sends as many bytes and their SHA-256
-//	4  accepts and never reads
+//	4  accepts, does not read, and closes after five seconds
 //	5  takes a port, dials it on the host, answers 0 or the errno, and if it could
 //	   dial echoes on that connection
 //	6  reboots
 //	7  accepts and closes
 //	8  takes a length, sends as many bytes and closes at once
+//	9  takes a length and as many bytes, answers with one
 package main
 
 import (
@@ -21,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,10 +37,10 @@ func main() {
 		f.Close()
 	}
 	for port, serve := range []func(*os.File){
-		1: echo, 2: sink, 3: source, 4: ignore, 5: dial, 6: reboot, 7: func(f *os.File) { f.Close() }, 8: blurt,
+		1: echo, 2: sink, 3: source, 4: ignore, 5: dial, 6: reboot, 7: func(f *os.File) { f.Close() }, 8: blurt, 9: discard,
 	} {
 		if serve != nil {
-			go listen(uint32(port), serve)
+			listen(uint32(port), serve)
 		}
 	}
 	c, err := connect(1024)
@@ -59,13 +61,13 @@ func listen(port uint32, serve func(*os.File)) {
 	check(err)
 	check(unix.Bind(fd, &unix.SockaddrVM{CID: unix.VMADDR_CID_ANY, Port: port}))
 	check(unix.Listen(fd, 1024))
-	for {
-		c, _, err := unix.Accept(fd)
-		if err != nil {
-			continue
+	go func() {
+		for {
+			if c, _, err := unix.Accept(fd); err == nil {
+				go serve(os.NewFile(uintptr(c), "vsock"))
+			}
 		}
-		go serve(os.NewFile(uintptr(c), "vsock"))
-	}
+	}()
 }
 
 func connect(port uint32) (*os.File, error) {
@@ -133,11 +135,33 @@ func blurt(f *os.File) {
 	defer f.Close()
 	var n uint64
 	if binary.Read(f, binary.LittleEndian, &n) == nil {
-		f.Write(make([]byte, n))
+		for b := make([]byte, 256<<10); n > 0; n -= min(n, uint64(len(b))) {
+			f.Write(b[:min(n, uint64(len(b)))])
+		}
 	}
 }
 
-func ignore(f *os.File) { select {} }
+func discard(f *os.File) {
+	defer f.Close()
+	var n int64
+	b := make([]byte, 256<<10)
+	if binary.Read(f, binary.LittleEndian, &n) != nil {
+		return
+	}
+	for n > 0 {
+		got, err := f.Read(b)
+		if err != nil {
+			return
+		}
+		n -= int64(got)
+	}
+	f.Write(b[:1])
+}
+
+func ignore(f *os.File) {
+	time.Sleep(5 * time.Second)
+	f.Close()
+}
 
 func dial(f *os.File) {
 	defer f.Close()
