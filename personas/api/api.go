@@ -120,8 +120,13 @@ type VMSpec struct {
 	WorkDir string   `json:"work_dir,omitempty"`
 
 	// AutoRemove deletes the VM when its holder goes away (see Client.Hold) or
-	// when it stops.
+	// when it stops. While it is held, a stop alone does not delete it: the
+	// holder looks at what is left first.
 	AutoRemove bool `json:"auto_remove,omitempty"`
+
+	// Unheld says that nobody will hold the VM: AutoRemove waits for its stop
+	// alone, after its first start.
+	Unheld bool `json:"unheld,omitempty"`
 
 	// Start starts the VM once it is created.
 	Start bool `json:"start,omitempty"`

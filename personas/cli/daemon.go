@@ -1,0 +1,55 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+
+	"banger/personas/api"
+	"banger/personas/cli/bringup"
+)
+
+// answerTimeout bounds the wait for a daemon that has accepted a connection, or
+// was just started, to say who it is.
+const answerTimeout = 30 * time.Second
+
+// client returns a client of the daemon without looking for it.
+func (a *app) client() *api.Client { return api.New(a.socket(), a.requestID) }
+
+// daemon returns a client of a daemon that answers. As root it brings up what
+// is missing.
+func (a *app) daemon(ctx context.Context) (*api.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	client := a.client()
+	if a.config.Socket != "" || os.Geteuid() != 0 {
+		_, err := client.Version(ctx)
+		return client, unreachable(err)
+	}
+	started, err := bringup.Ensure(ctx, bringup.Default(a.socket()))
+	if err != nil {
+		return nil, fmt.Errorf("bring up daemons: %w", err)
+	}
+	// The listening socket was bound before the daemon was started, so this
+	// waits in its queue, and ends when the daemon does.
+	if _, err := client.Version(ctx); err != nil {
+		return nil, started.Explain(err)
+	}
+	return client, nil
+}
+
+// unreachable explains to a user without rights why the daemon cannot be used.
+func unreachable(err error) error {
+	const ways = `run "sudo banger ..." (which starts bangerd as you, if none runs); after that, "banger ..." works as long as your bangerd runs`
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return withHint(errors.New("connect to bangerd: it belongs to another user"), ways)
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return withHint(errors.New("connect to bangerd: it does not run"), ways)
+	}
+	return err
+}

@@ -1,0 +1,124 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+
+	"banger/personas/api"
+)
+
+// The exit codes that are not the guest's own.
+const (
+	exitUsage  = 2   // the command line can never succeed
+	exitFailed = 125 // banger failed, as docker has it
+	exitSignal = 128 // plus the signal's number
+)
+
+// exitStatus ends the CLI with the code of a command in the guest, or with one
+// whose reason was printed before. No other error chooses the exit code: an
+// error of a library that happens to have an ExitCode method is a failure like
+// any other.
+type exitStatus struct {
+	code  int
+	cause error // to be printed; nil if there is nothing to say
+}
+
+func (e *exitStatus) Error() string {
+	if e.cause != nil {
+		return e.cause.Error()
+	}
+	return fmt.Sprintf("exit status %d", e.code)
+}
+
+// usageError is a wrong command line. Nothing was changed.
+type usageError struct{ message, hint string }
+
+func (e *usageError) Error() string { return e.message }
+
+// Hint returns what the user can do.
+func (e *usageError) Hint() string { return e.hint }
+
+func usagef(format string, args ...any) error {
+	return &usageError{message: fmt.Sprintf(format, args...)}
+}
+
+// hintedError is a failure with advice.
+type hintedError struct {
+	err  error
+	hint string
+}
+
+func (e *hintedError) Error() string { return e.err.Error() }
+func (e *hintedError) Unwrap() error { return e.err }
+
+// Hint returns what the user can do.
+func (e *hintedError) Hint() string { return e.hint }
+
+func withHint(err error, format string, args ...any) error {
+	return &hintedError{err: err, hint: fmt.Sprintf(format, args...)}
+}
+
+// signalError is the end by a signal.
+type signalError struct{ signal syscall.Signal }
+
+func (e *signalError) Error() string { return "ended by " + e.signal.String() }
+
+// exitCode returns the exit code for err.
+func exitCode(err error) int {
+	var (
+		status  *exitStatus
+		usage   *usageError
+		ended   *signalError
+		refused *api.Error
+	)
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return status.code
+	case errors.As(err, &ended):
+		return exitSignal + int(ended.signal)
+	case errors.As(err, &usage), errors.As(err, &refused) && refused.Code == api.CodeUsage:
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// report prints err for the user, each of a joined error on its own.
+func (a *app) report(err error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range joined.Unwrap() {
+			a.report(e)
+		}
+		return
+	}
+	var status *exitStatus
+	if errors.As(err, &status) {
+		err = status.cause
+	}
+	if err == nil {
+		return
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "banger: %s\n", printable(explain(err)))
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) && hinted.Hint() != "" {
+		fmt.Fprintf(&b, "hint: %s\n", printable(hinted.Hint()))
+	}
+	var refused *api.Error
+	if errors.As(err, &refused) && refused.RequestID != "" && refused.Code == api.CodeInternal {
+		fmt.Fprintf(&b, "request: %s\n", printable(refused.RequestID))
+	}
+	_, _ = a.err.WriteString(b.String())
+}
+
+// explain says what the words of the libraries do not.
+func explain(err error) string {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return strings.Replace(err.Error(), context.DeadlineExceeded.Error(), "no answer in time", 1)
+	}
+	return err.Error()
+}
