@@ -72,7 +72,8 @@ type Spec struct {
 	KVM bool
 
 	// Kernel, Initrd and the disks become KernelPath, InitrdPath and DiskPath(i).
-	// Initrd may be nil. Start closes none of them.
+	// Initrd may be nil. Start closes none of them. Their modes must admit UID or GID,
+	// which Start checks and does not change.
 	Kernel, Initrd *os.File
 	Disks          []Disk
 	// Log gets standard output and error: the serial console and the VMM's messages.

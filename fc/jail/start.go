@@ -166,6 +166,9 @@ func (s *Spec) files(d *dir) (stageFiles, *plan, error) {
 	}
 	add := func(file *os.File, pf planFile) {
 		f.rest, p.Files = append(f.rest, file), append(p.Files, pf)
+		if aerr := checkAdmits(file, s.UID, s.GID, !pf.ReadOnly); aerr != nil && err == nil {
+			err = fmt.Errorf("check /%s: %w", pf.Target, aerr)
+		}
 	}
 	add(d.run, planFile{Target: "run", Dir: true})
 	add(binary, planFile{Target: BinaryPath[1:], ReadOnly: true, Exec: true})
@@ -176,7 +179,7 @@ func (s *Spec) files(d *dir) (stageFiles, *plan, error) {
 	for i, disk := range s.Disks {
 		add(disk.File, planFile{Target: DiskPath(i)[1:], ReadOnly: disk.ReadOnly})
 	}
-	return f, p, nil
+	return f, p, err
 }
 
 // dynamic reports whether a binary asks for a loader, or is none that we can read,
