@@ -65,8 +65,9 @@ const Dir = "/run/netns"
 func path(name string) string { return filepath.Join(Dir, name) }
 
 // Ensure makes the namespace, its uplink and its bridge, or adopts what stands
-// of them, and returns it open. A failure leaves nothing that was not there
-// before. The caller has the host's root rights and closes the result.
+// of them, and returns it open. If it fails, it takes down what it made, but
+// nothing that stood already: VMs may be using that. The caller has root's rights
+// on the host and closes the result.
 func Ensure(ctx context.Context, cfg Config) (_ *Namespace, err error) {
 	name, err := cfg.name()
 	if err != nil {
@@ -85,15 +86,13 @@ func Ensure(ctx context.Context, cfg Config) (_ *Namespace, err error) {
 		}
 	}()
 	made, err := n.openOrCreate()
+	defer func() {
+		if made && err != nil {
+			err = errors.Join(err, n.Remove(context.WithoutCancel(ctx)))
+		}
+	}()
 	if err != nil {
 		return nil, err
-	}
-	if made {
-		defer func() {
-			if err != nil {
-				err = errors.Join(err, n.Remove(context.WithoutCancel(ctx)))
-			}
-		}()
 	}
 	host, err := rtnl.Dial(n.host.fd())
 	if err != nil {
@@ -249,10 +248,10 @@ func (n *Namespace) removeInside() error {
 func (n *Namespace) openOrCreate() (made bool, err error) {
 	n.inner, err = openSpace(path(n.name))
 	if errors.Is(err, fs.ErrNotExist) {
-		made = true
 		if err := createSpace(path(n.name)); err != nil {
 			return false, errors.Join(err, removeSpace(path(n.name)))
 		}
+		made = true
 		n.inner, err = openSpace(path(n.name))
 	}
 	if err != nil {
