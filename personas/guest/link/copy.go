@@ -38,13 +38,10 @@ func CopyIn(ctx context.Context, conn net.Conn, sources []string, dest string, o
 		req.Sources = append(req.Sources, tree.SourceOf(here, s))
 	}
 	w := frame.NewWriter(conn)
-	if err := open(conn, w, Request{CopyIn: req}); err != nil {
+	if err := open(ctx, conn, w, Request{CopyIn: req}); err != nil {
 		return explain(ctx, "copy to guest", err)
 	}
-	if err := conn.SetDeadline(time.Time{}); err != nil {
-		return explain(ctx, "copy to guest", err)
-	}
-	if err := ctx.Err(); err != nil {
+	if err := unbound(ctx, conn); err != nil {
 		return explain(ctx, "copy to guest", err)
 	}
 	// The guest may refuse midway, while the host is still writing.
@@ -78,13 +75,10 @@ func CopyOut(ctx context.Context, conn net.Conn, sources []string, dest string, 
 		names[i] = tree.SourceOf("/", s)
 	}
 	w := frame.NewWriter(conn)
-	if err := open(conn, w, Request{CopyOut: req}); err != nil {
+	if err := open(ctx, conn, w, Request{CopyOut: req}); err != nil {
 		return explain(ctx, "copy from guest", err)
 	}
-	if err := conn.SetDeadline(time.Time{}); err != nil {
-		return explain(ctx, "copy from guest", err)
-	}
-	if err := ctx.Err(); err != nil {
+	if err := unbound(ctx, conn); err != nil {
 		return explain(ctx, "copy from guest", err)
 	}
 	err := tree.Unpack(frame.NewReader(conn), dest, names, tree.Options{

@@ -8,7 +8,6 @@ import (
 	"net"
 	"sync"
 	"syscall"
-	"time"
 
 	"banger/personas/guest/link/frame"
 )
@@ -66,20 +65,16 @@ func Exec(ctx context.Context, conn net.Conn, req ExecRequest, stdio ExecIO) (in
 	defer conn.Close()
 	defer interruptible(ctx, conn)()
 	r, w := frame.NewReader(conn), frame.NewWriter(conn)
-	if err := open(conn, w, Request{Exec: &req}); err != nil {
+	if err := open(ctx, conn, w, Request{Exec: &req}); err != nil {
 		return -1, explain(ctx, "exec", err)
 	}
 	exit, err := start(r)
 	if err == nil && exit == nil {
-		if err := conn.SetDeadline(time.Time{}); err != nil {
-			return -1, explain(ctx, "exec", err)
-		}
-		// The deadline that was just cleared may have been that of ctx.
-		if err := ctx.Err(); err != nil {
-			return -1, explain(ctx, "exec", err)
-		}
 		if req.Detach {
 			return 0, nil
+		}
+		if err := unbound(ctx, conn); err != nil {
+			return -1, explain(ctx, "exec", err)
 		}
 		exit, err = converse(r, w, req, stdio)
 	}
@@ -90,17 +85,6 @@ func Exec(ctx context.Context, conn net.Conn, req ExecRequest, stdio ExecIO) (in
 		return exit.Code, &StartError{Code: exit.Code, Cause: exit.Cause}
 	}
 	return exit.Code, nil
-}
-
-// open sends the request, and bounds the wait for the first answer.
-func open(conn net.Conn, w *frame.Writer, req Request) error {
-	if err := req.Validate(); err != nil {
-		return err
-	}
-	if err := conn.SetDeadline(time.Now().Add(HandshakeTimeout)); err != nil {
-		return err
-	}
-	return w.JSON(frame.Request, req)
 }
 
 // start waits until the command runs, or did not come to.

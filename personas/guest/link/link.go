@@ -85,6 +85,29 @@ func interruptible(ctx context.Context, conn net.Conn) (release func()) {
 	return func() { stop() }
 }
 
+// open sends the request that conn is for, and bounds the wait for the first
+// answer.
+func open(ctx context.Context, conn net.Conn, w *frame.Writer, req Request) error {
+	if err := req.Validate(); err != nil {
+		return err
+	}
+	if err := conn.SetDeadline(time.Now().Add(HandshakeTimeout)); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err // the deadline that was just replaced may have been that of ctx
+	}
+	return w.JSON(frame.Request, req)
+}
+
+// unbound takes back what open has bound: from here on, only ctx says how long.
+func unbound(ctx context.Context, conn net.Conn) error {
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
 // explain prefers the reason of ctx over the timeout that it caused.
 func explain(ctx context.Context, doing string, err error) error {
 	if err == nil {

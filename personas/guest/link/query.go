@@ -37,8 +37,8 @@ type GrowReply struct {
 // Nothing is the answer to a request that has none.
 type Nothing struct{}
 
-// Query asks the guest how it is. It closes conn. Like all calls that follow, it
-// ends with ctx and at the latest after HandshakeTimeout.
+// Query asks the guest how it is. It closes conn. It ends with ctx, and at the
+// latest after HandshakeTimeout.
 func Query(ctx context.Context, conn net.Conn) (Stats, error) {
 	var s Stats
 	err := ask(ctx, conn, "query guest", Request{Stats: &StatsRequest{}}, &s)
@@ -46,21 +46,21 @@ func Query(ctx context.Context, conn net.Conn) (Stats, error) {
 }
 
 // Grow resizes the VM's own file system, mounted as it is, to the size of its
-// device, and returns the new size in bytes. It closes conn.
+// device, and returns the new size in bytes. It ends with ctx, and closes conn.
 func Grow(ctx context.Context, conn net.Conn) (bytes int64, err error) {
 	var g GrowReply
 	err = ask(ctx, conn, "grow guest disk", Request{Grow: &GrowRequest{}}, &g)
 	return g.Bytes, err
 }
 
-// SetClock sets the guest's wall clock. It closes conn.
+// SetClock sets the guest's wall clock. It ends like Query, and closes conn.
 func SetClock(ctx context.Context, conn net.Conn, unixNano int64) error {
 	return ask(ctx, conn, "set guest clock", Request{Clock: &ClockRequest{UnixNano: unixNano}}, &Nothing{})
 }
 
 // Shutdown asks the guest to end, and returns when all that was written before
-// the call is on the guest's disk and the end has begun. The VMM's exit is the
-// end itself. It closes conn.
+// the call is on the guest's disk and the end has begun. How long that may take
+// is for ctx to say. The VMM's exit is the end itself. It closes conn.
 func Shutdown(ctx context.Context, conn net.Conn, req ShutdownRequest) error {
 	return ask(ctx, conn, "shut guest down", Request{Shutdown: &req}, &Nothing{})
 }
@@ -68,11 +68,14 @@ func Shutdown(ctx context.Context, conn net.Conn, req ShutdownRequest) error {
 // ask sends one request and reads its one answer.
 func ask(ctx context.Context, conn net.Conn, doing string, req Request, answer any) error {
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(ctx, HandshakeTimeout)
-	defer cancel()
 	defer interruptible(ctx, conn)()
-	if err := open(conn, frame.NewWriter(conn), req); err != nil {
+	if err := open(ctx, conn, frame.NewWriter(conn), req); err != nil {
 		return explain(ctx, doing, err)
+	}
+	if req.Grow != nil || req.Shutdown != nil {
+		if err := unbound(ctx, conn); err != nil {
+			return explain(ctx, doing, err)
+		}
 	}
 	return explain(ctx, doing, frame.NewReader(conn).Expect(frame.Answer, answer))
 }

@@ -1,0 +1,161 @@
+package guest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"banger/personas/guest/agent"
+	"banger/personas/guest/etc"
+	"banger/personas/guest/halt"
+	"banger/personas/guest/initd"
+	"banger/personas/guest/link"
+	"banger/personas/guest/nic"
+	"banger/personas/guest/rootfs"
+)
+
+const (
+	// bootTimeout bounds the way from the first instruction to the agent: a
+	// disk or a host that does not come is told, and not waited for for ever.
+	bootTimeout = 60 * time.Second
+	// endGrace is how long processes have after SIGTERM, under our own init.
+	endGrace = 10 * time.Second
+)
+
+// first is PID 1. It returns only when the machine cannot be ended.
+func first(ctx context.Context, version string) {
+	b := &boot{version: version}
+	if err := b.run(ctx); err != nil {
+		report(fmt.Errorf("boot: %w", err))
+		if b.host != nil {
+			b.host.fail(err)
+		}
+		if err := halt.Now(endGrace); err != nil {
+			report(err)
+		}
+	}
+}
+
+// A boot is one way from the initrd to a running guest.
+type boot struct {
+	version  string
+	host     *host
+	warnings []error
+}
+
+// run is the boot from its begin to its end. It returns an error, or never.
+func (b *boot) run(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
+	defer cancel()
+	missing, err := rootfs.MountKernel()
+	if err != nil {
+		return err
+	}
+	b.warn(missing...)
+	openConsole()
+	b.warn(rootfs.LoadModules(agent.KernelRelease())...)
+
+	config, err := b.ask(ctx)
+	if err != nil {
+		return err
+	}
+	b.warn(setIdentity(config)...)
+	root, err := rootfs.Mount(ctx, config.Disk)
+	if err != nil {
+		return err
+	}
+	b.warn(root.Warnings...)
+	if err := rootfs.Switch(); err != nil {
+		return err
+	}
+	init, err := chooseInit("/", config.Init)
+	if err != nil {
+		return err
+	}
+	b.settle(config, root)
+	return b.hand(config, root, init)
+}
+
+// ask dials the host and receives the boot configuration.
+func (b *boot) ask(ctx context.Context) (config link.BootConfig, err error) {
+	if b.host, err = dialHost(ctx); err != nil {
+		return config, err
+	}
+	return b.host.hello(ctx, link.Hello{
+		Version:       b.version,
+		KernelRelease: agent.KernelRelease(),
+		BootID:        agent.BootID(),
+		UptimeNanos:   int64(agent.Uptime()),
+	})
+}
+
+// settle does what a guest can also live without.
+func (b *boot) settle(config link.BootConfig, root *rootfs.Root) {
+	if config.Disk.Grow {
+		if _, err := rootfs.Grow(root.Own); err != nil {
+			b.warn(err)
+		}
+	}
+	name, err := nic.Up(config.Network)
+	if err != nil {
+		b.warn(err)
+	}
+	b.warn(etc.Tree{Root: "/"}.Apply(config, name)...)
+}
+
+// hand starts the agent, and makes PID 1 what it is from now on.
+func (b *boot) hand(config link.BootConfig, root *rootfs.Root, init initProgram) error {
+	listener, err := listenAgent()
+	if err != nil {
+		return err
+	}
+	if init.path != "" {
+		if err := (etc.Tree{Root: "/"}).SoftenFstab(); err != nil {
+			b.warn(err)
+		}
+	} else {
+		b.warn(rootfs.MountForOwnInit()...)
+	}
+	for _, w := range b.warnings {
+		report(w)
+	}
+	start := agentStart{
+		listener: listener,
+		config: agentConfig{
+			Defaults: config.Exec, Disk: root.Own, Init: init.path, Systemd: init.systemd,
+		},
+	}
+	pid, err := start.run(b.host, b.warnings)
+	if err != nil {
+		return err
+	}
+	if init.path != "" {
+		// What is open here is close-on-exec: the init gets a clean start.
+		err := syscall.Exec(init.path, []string{init.path}, []string{"HOME=/", "TERM=linux"})
+		return fmt.Errorf("exec %q: %w", init.path, err)
+	}
+	b.host.close()
+	own := initd.Init{
+		Agent:  func() (int, error) { return start.run(nil, nil) },
+		End:    func() error { return halt.Now(endGrace) },
+		Report: report,
+	}
+	return own.Run(pid)
+}
+
+func (b *boot) warn(errs ...error) { b.warnings = append(b.warnings, errs...) }
+
+// openConsole makes the console the standard files: those that the kernel opened
+// for /init lie in the initrd, if it found any.
+func openConsole() {
+	f, err := os.OpenFile("/dev/console", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		return // then nobody can be told either
+	}
+	defer f.Close()
+	for fd := range 3 {
+		_ = syscall.Dup3(int(f.Fd()), fd, 0)
+	}
+}
