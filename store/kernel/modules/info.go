@@ -8,6 +8,7 @@ package modules
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"path"
@@ -120,3 +121,25 @@ func NameOf(p string) string {
 
 // Canonical spells a module's name as the kernel does.
 func Canonical(name string) string { return strings.ReplaceAll(name, "-", "_") }
+
+// signatureMark ends a signed module. Before it is a struct module_signature of twelve
+// bytes, which ends with the length of the signature before that, big endian.
+const (
+	signatureMark  = "~Module signature appended~\n"
+	signatureBytes = 12
+)
+
+// StripSignature returns module without the signature that is appended to it, if
+// there is one. A kernel that does not insist on signatures loads it in less time.
+func StripSignature(module []byte) []byte {
+	body, found := bytes.CutSuffix(module, []byte(signatureMark))
+	if !found || len(body) < signatureBytes {
+		return module
+	}
+	length := uint64(binary.BigEndian.Uint32(body[len(body)-4:]))
+	body = body[:len(body)-signatureBytes]
+	if length > uint64(len(body)) {
+		return module
+	}
+	return body[:uint64(len(body))-length]
+}
