@@ -94,6 +94,7 @@ func newHost(t *testing.T) (host space, cfg Config) {
 	t.Helper()
 	needRoot(t)
 	host = newSpace(t)
+	must(t, writeForwarding(host, "0")) // a new namespace takes over the machine's
 	return host, Config{Name: "banger", Host: host.f}
 }
 
