@@ -204,3 +204,20 @@ func (h *Host) Kill(name string, sig syscall.Signal) {
 		h.Run(Root, "kill", fmt.Sprintf("-%d", sig), strconv.Itoa(pid))
 	}
 }
+
+// Wrapper returns a shell script that runs its arguments in the host, from the
+// directory that it was called in, or banger with them. It is for programs
+// that start commands themselves; [Host.Cmd] has exact signals besides.
+func (h *Host) Wrapper(user User, banger bool) string {
+	cmd := h.Cmd(context.Background(), user, "banger")
+	as := ""
+	if cred := cmd.SysProcAttr.Credential; cred != nil {
+		as = fmt.Sprintf("setpriv --reuid=%d --regid=%d --clear-groups -- ", cred.Uid, cred.Gid)
+	}
+	run := `if [ "$1" = banger ]; then shift; set -- ` + h.config.Banger + ` "$@"; fi`
+	if banger {
+		run = "set -- " + h.config.Banger + ` "$@"`
+	}
+	return fmt.Sprintf("#!/bin/sh\n%s\nexec nsenter -t %d -m -u -i -n -p -- %senv -i -C \"$PWD\" %s \"$@\"\n",
+		run, h.pid, as, strings.Join(cmd.Env, " "))
+}

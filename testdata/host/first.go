@@ -80,8 +80,10 @@ func mounts(dir, stateFS string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
-	if err := os.MkdirAll("/var/lib/banger", 0o755); err != nil {
-		return err
+	for _, dir := range []string{"/var/lib/banger", "/var/lib/banger-helper"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
 	}
 	const noExec = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	for _, m := range []struct {
@@ -95,6 +97,7 @@ func mounts(dir, stateFS string) error {
 		{"tmpfs", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=755"},
 		{filepath.Join(dir, "home"), "/home", "", unix.MS_BIND, ""},
 		{filepath.Join(dir, "state"), "/var/lib/banger", "", unix.MS_BIND, ""},
+		{filepath.Join(dir, "helper"), "/var/lib/banger-helper", "", unix.MS_BIND, ""},
 	} {
 		if err := unix.Mount(m.source, m.target, m.fs, m.flags, m.data); err != nil {
 			return fmt.Errorf("mount %s: %w", m.target, err)

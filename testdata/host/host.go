@@ -97,7 +97,7 @@ func Require(t testing.TB) {
 
 // prepare makes the directories that the host's state lies in.
 func (h *Host) prepare() error {
-	for _, dir := range []string{"state", "home/" + OwnerName} {
+	for _, dir := range []string{"state", "helper", "home/" + OwnerName} {
 		if err := os.MkdirAll(filepath.Join(h.dir, dir), 0o755); err != nil {
 			return err
 		}
@@ -166,6 +166,9 @@ func (h *Host) halt() {
 func (h *Host) Path(name string) string {
 	return filepath.Join(fmt.Sprintf("/proc/%d/root", h.pid), name)
 }
+
+// Banger returns the path of the binary under test.
+func (h *Host) Banger() string { return h.config.Banger }
 
 // Dir returns a directory that both the machine and every user of the host
 // can read and write, at the same path.
