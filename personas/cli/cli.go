@@ -71,14 +71,7 @@ Exit codes: that of the guest's command; 2 for a wrong command line; 125 when ba
 // itself, because what they mean depends on what goes on.
 func Main(ctx context.Context, args []string, config Config) int {
 	a := &app{config: config, in: os.Stdin, out: os.Stdout, err: os.Stderr, requestID: newRequestID()}
-	ctx, a.signals = catchSignals(ctx)
-	defer a.signals.stop()
-	err := a.run(ctx, args)
-	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	a.report(err)
-	return exitCode(err)
+	return a.main(ctx, args)
 }
 
 // app is one run of the command line.
@@ -91,6 +84,17 @@ type app struct {
 	requestID string
 	signals   *signals
 	parser    *kong.Kong
+}
+
+func (a *app) main(ctx context.Context, args []string) int {
+	ctx, a.signals = catchSignals(ctx)
+	defer a.signals.stop()
+	err := a.run(ctx, args)
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	a.report(err)
+	return exitCode(err)
 }
 
 func (a *app) run(ctx context.Context, args []string) error {

@@ -14,7 +14,9 @@ type completionCmd struct {
 
 // Help returns examples.
 func (completionCmd) Help() string {
-	return `    source <(banger completion bash)
+	return `It goes to standard output; each shell has its own place for it.
+
+    source <(banger completion bash)
     banger completion zsh > ~/.zfunc/_banger
     banger completion fish > ~/.config/fish/completions/banger.fish`
 }

@@ -109,11 +109,15 @@ func (a *app) report(err error) {
 		fmt.Fprintf(&b, "hint: %s\n", printable(hinted.Hint()))
 	}
 	var refused *api.Error
-	if errors.As(err, &refused) && refused.RequestID != "" && refused.Code == api.CodeInternal {
+	if errors.As(err, &refused) && refused.RequestID != "" && inLogs(refused.Code) {
 		fmt.Fprintf(&b, "request: %s\n", printable(refused.RequestID))
 	}
 	_, _ = a.err.WriteString(b.String())
 }
+
+// inLogs reports whether the daemons' logs say more of such a failure than the
+// user was told.
+func inLogs(c api.Code) bool { return c != api.CodeUsage && c != api.CodeNotFound }
 
 // explain says what the words of the libraries do not.
 func explain(err error) string {

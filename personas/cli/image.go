@@ -143,7 +143,11 @@ func sanitize(s string) string {
 type imageListCmd struct{}
 
 // Help returns examples.
-func (imageListCmd) Help() string { return `    banger image list` }
+func (imageListCmd) Help() string {
+	return `The one marked default is the image of VMs that name none.
+
+    banger image list`
+}
 
 // Run lists the images.
 func (c *imageListCmd) Run(ctx context.Context, a *app) error {
@@ -176,7 +180,9 @@ type imageShowCmd struct {
 
 // Help returns examples.
 func (imageShowCmd) Help() string {
-	return `    banger image show debian
+	return `The file is a raw ext4 file system, which is never changed.
+
+    banger image show debian
     banger image show debian --output json | jq -r .path`
 }
 
@@ -211,7 +217,11 @@ type imageDeleteCmd struct {
 }
 
 // Help returns examples.
-func (imageDeleteCmd) Help() string { return `    banger image delete debian` }
+func (imageDeleteCmd) Help() string {
+	return `An image that a VM uses is refused.
+
+    banger image delete debian`
+}
 
 // Run deletes images.
 func (c *imageDeleteCmd) Run(ctx context.Context, a *app) error {

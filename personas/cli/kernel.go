@@ -149,7 +149,11 @@ func openHostKernel() (*kernelSource, error) {
 type kernelListCmd struct{}
 
 // Help returns examples.
-func (kernelListCmd) Help() string { return `    banger kernel list` }
+func (kernelListCmd) Help() string {
+	return `The one marked default is the kernel of VMs that name none.
+
+    banger kernel list`
+}
 
 // Run lists the kernels.
 func (c *kernelListCmd) Run(ctx context.Context, a *app) error {
@@ -181,7 +185,11 @@ type kernelShowCmd struct {
 }
 
 // Help returns examples.
-func (kernelShowCmd) Help() string { return `    banger kernel show linux-image` }
+func (kernelShowCmd) Help() string {
+	return `With --output json the modules are listed, in the order in which a guest loads them.
+
+    banger kernel show linux-image`
+}
 
 // Run shows one kernel.
 func (c *kernelShowCmd) Run(ctx context.Context, a *app) error {
@@ -208,7 +216,11 @@ type kernelDeleteCmd struct {
 }
 
 // Help returns examples.
-func (kernelDeleteCmd) Help() string { return `    banger kernel delete linux-image` }
+func (kernelDeleteCmd) Help() string {
+	return `A kernel that a VM uses is refused.
+
+    banger kernel delete linux-image`
+}
 
 // Run deletes kernels.
 func (c *kernelDeleteCmd) Run(ctx context.Context, a *app) error {

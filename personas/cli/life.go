@@ -77,7 +77,11 @@ type vmStartCmd struct {
 }
 
 // Help returns examples.
-func (vmStartCmd) Help() string { return `    banger vm start web db` }
+func (vmStartCmd) Help() string {
+	return `The names of the VMs that run now are printed.
+
+    banger vm start web db`
+}
 
 // Run starts VMs.
 func (c *vmStartCmd) Run(ctx context.Context, a *app) error {
@@ -129,7 +133,11 @@ type vmRestartCmd struct {
 }
 
 // Help returns examples.
-func (vmRestartCmd) Help() string { return `    banger vm restart web` }
+func (vmRestartCmd) Help() string {
+	return `As "vm stop" and "vm start"; the disk stays.
+
+    banger vm restart web`
+}
 
 // Run restarts VMs.
 func (c *vmRestartCmd) Run(ctx context.Context, a *app) error {
@@ -147,7 +155,11 @@ type vmKillCmd struct {
 }
 
 // Help returns examples.
-func (vmKillCmd) Help() string { return `    banger vm kill web` }
+func (vmKillCmd) Help() string {
+	return `As if the VM's power failed. The disk stays.
+
+    banger vm kill web`
+}
 
 // Run kills VMs.
 func (c *vmKillCmd) Run(ctx context.Context, a *app) error {

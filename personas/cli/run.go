@@ -103,15 +103,14 @@ func (r *runner) start(ctx context.Context, held bool, show func(api.Event)) (er
 	return err
 }
 
-// notStarted ends a run whose VM did not come up. The reason and the evidence
-// are shown before anything is deleted.
+// notStarted ends a run whose VM did not come up. The reason, and the guest's
+// last words that come with it, are shown before anything is deleted.
 func (r *runner) notStarted(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		// The user has not waited for the VM, so the VM was not yet theirs.
 		return errors.Join(context.Cause(ctx), r.delete(ctx))
 	}
 	r.a.report(err)
-	r.a.printLastLogs(ctx, r.client, r.id())
 	status := &exitStatus{code: exitCode(err)}
 	if r.remove {
 		return errors.Join(status, r.delete(ctx))

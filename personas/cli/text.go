@@ -10,6 +10,7 @@ import (
 // breaks are kept; lines after the first are indented, so that no line of s
 // looks like one of banger's own.
 func printable(s string) string {
+	s = strings.ReplaceAll(s, "\r\n", "\n") // as a serial console ends lines
 	var b strings.Builder
 	for len(s) > 0 {
 		r, n := utf8.DecodeRuneInString(s)

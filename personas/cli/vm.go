@@ -118,7 +118,9 @@ type vmListCmd struct{}
 
 // Help returns examples.
 func (vmListCmd) Help() string {
-	return `    banger vm list
+	return `VMs that do not run are listed too.
+
+    banger vm list
     banger vm list --quiet | xargs banger vm stop
     banger vm list --output json | jq -r '.[].address'`
 }
@@ -179,7 +181,9 @@ type vmShowCmd struct {
 
 // Help returns examples.
 func (vmShowCmd) Help() string {
-	return `    banger vm show web
+	return `Where the defaults were taken, what they are now is shown.
+
+    banger vm show web
     banger vm show web --output json | jq -r .address`
 }
 

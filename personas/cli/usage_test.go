@@ -1,0 +1,103 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+)
+
+// Everything that can be seen to be wrong is refused with exit code 2 before
+// the daemon is asked anything.
+func TestUsage(t *testing.T) {
+	d := newFake(t)
+	for _, c := range []struct {
+		args string // fields
+		want string // in standard error
+	}{
+		{"", "expected one of"},
+		{"vm", "expected one of"},
+		{"vm nonsense", "unexpected argument nonsense"},
+		{"vm run --nonsense", "unknown flag --nonsense"},
+		{"vm run --cpus 0", "cpus 0: want 1 to 32"},
+		{"vm run --cpus=-1", "cpus -1: want 1 to 32"},
+		{"vm run --cpus 33", "cpus 33: want 1 to 32"},
+		{"vm run --cpus two", "--cpus"},
+		{"vm run --memory 512", "512 bytes; did you mean 512m?"},
+		{"vm run --memory 0", "less than 1 MiB"},
+		{"vm run --memory=-512m", "want a number with a unit"},
+		{"vm run --memory 512q", "want a number with a unit"},
+		{"vm run --memory 63m", "want 64 MiB"},
+		{"vm run --memory 99999999999p", "too large"},
+		{"vm run --memory 2t", "want 64 MiB"},
+		{"vm run --disk 1m", "want 64 MiB to 16 TiB"},
+		{"vm run --disk 17t", "want 64 MiB to 16 TiB"},
+		{"vm run --net lan", "--net must be one of"},
+		{"vm run --init systemd", "--init must be one of"},
+		{"vm run --vmm xen", "--vmm must be one of"},
+		{"vm run --backend dm", "--backend must be one of"},
+		{"vm run --name Web", `name "Web"`},
+		{"vm run --name a/../b", `name "a/../b"`},
+		{"vm run -e NOVALUE", `environment "NOVALUE": want NAME=VALUE`},
+		{"vm run --workdir srv", "want an absolute path"},
+		{"vm run -d -i", "--detach excludes"},
+		{"vm run -d -t -- true", "--detach excludes"},
+		{"vm run -it -- true", "not a terminal"},
+		{"vm create --cpus 0", "cpus 0"},
+		{"vm create true", "unexpected argument true"},
+		{"vm exec", `expected "<vm>"`},
+		{"vm exec web -e NOVALUE -- true", "want NAME=VALUE"},
+		{"vm exec web --workdir x -- true", "want an absolute path"},
+		{"vm start", "expected"},
+		{"vm stop --timeout=-1s web", "timeout -1s"},
+		{"vm stop --timeout soon web", "--timeout"},
+		{"vm show", "expected"},
+		{"vm show a b", "unexpected argument b"},
+		{"vm cp one", "at least one source"},
+		{"vm cp a b", "neither side is in a VM"},
+		{"vm cp web:/a db:/b", "go through the host"},
+		{"vm cp web:/a db:/b .", "same VM"},
+		{"vm cp web: .", "want VM:PATH"},
+		{"vm list --output yaml", "--output must be one of"},
+		{"image import", "expected"},
+		{"image import -", "standard input has no name"},
+		{"image import /nonexistent.tar", "no such file"},
+		{"image import --name Bad /dev/null", `name "Bad"`},
+		{"kernel import", "neither a file nor --host"},
+		{"kernel import --host x.deb", "--host takes neither"},
+		{"kernel import --modules /nonexistent " + "usage_test.go", "modules: open /nonexistent"},
+		{"kernel import .", "not a regular file"},
+		{"completion tcsh", "must be one of"},
+		{"system", "expected"},
+	} {
+		got := d.call(strings.Fields(c.args)...)
+		if got.code != 2 || !strings.Contains(got.err, c.want) || got.out != "" {
+			t.Errorf("banger %s: exit %d, %q, %q; want 2 and %q", c.args, got.code, got.out, got.err, c.want)
+		}
+		if !strings.HasPrefix(got.err, "banger: ") {
+			t.Errorf("banger %s: %q does not say who speaks", c.args, got.err)
+		}
+	}
+	if log := d.log(); log != "" {
+		t.Errorf("the daemon was asked: %s", log)
+	}
+}
+
+func TestHelpOfEveryCommand(t *testing.T) {
+	d := newFake(t)
+	for _, c := range []string{
+		"vm run", "vm create", "vm start", "vm stop", "vm restart", "vm kill", "vm delete", "vm list", "vm show",
+		"vm exec", "vm logs", "vm cp", "image import", "image list", "image show", "image delete", "kernel import",
+		"kernel list", "kernel show", "kernel delete", "system inventory", "doctor", "version", "completion",
+	} {
+		got := d.call(append(strings.Fields(c), "--help")...)
+		if got.code != 0 || got.err != "" || !strings.Contains(got.out, "Usage: banger "+c) {
+			t.Errorf("%s: exit %d, %q, %q", c, got.code, got.out, got.err)
+		}
+		// Once in the usage, and at least once in an example.
+		if strings.Count(got.out, "banger "+c) < 2 {
+			t.Errorf("%s: help without an example:\n%s", c, got.out)
+		}
+	}
+	if got := d.call("--help"); got.code != 0 || !strings.Contains(got.out, "vm run") {
+		t.Errorf("--help: %+v", got)
+	}
+}
