@@ -24,6 +24,9 @@ func TestMain(m *testing.M) {
 		fakeVMM(os.Args[1:])
 	case "fake-keeper":
 		fakeKeeper(os.Args[1:])
+	case "fake-owner":
+		fakeOwner()
+		return
 	}
 	os.Exit(m.Run())
 }
@@ -52,6 +55,7 @@ type view struct {
 	Root, Dev, FDs    []string
 	RootWrite         string
 	DiskWrite         string
+	Disk1Write        string
 	KernelWrite       string
 	Kernel            string
 	Hostname          string
@@ -76,6 +80,9 @@ func fakeVMM(args []string) {
 		os.Exit(3)
 	case "silent":
 		time.Sleep(time.Minute)
+	case "link": // where root will look for a socket
+		os.Symlink("/kernel", APISocket)
+		time.Sleep(time.Minute)
 	}
 	v := look()
 	v.FDs = fds
@@ -84,8 +91,14 @@ func fakeVMM(args []string) {
 		signal.Notify(c, unix.SIGTERM)
 		go func() { <-c; os.Exit(7) }()
 	}
+	if mode == "stubborn" {
+		signal.Ignore(unix.SIGTERM)
+	}
 	if mode == "plant" {
 		plant()
+	}
+	if _, err := net.Listen("unix", VsockSocket); err != nil {
+		fmt.Println(err)
 	}
 	l, err := net.Listen("unix", APISocket)
 	if err != nil {
@@ -142,6 +155,7 @@ func look() view {
 	v.Root, v.Dev = list("/"), list("/dev")
 	v.RootWrite = errText(os.WriteFile("/x", nil, 0o600))
 	v.DiskWrite = errText(writeAt(DiskPath(0), "written by the VMM"))
+	v.Disk1Write = errText(writeAt(DiskPath(1), "x"))
 	v.KernelWrite = errText(writeAt(KernelPath, "x"))
 	k, _ := os.ReadFile(KernelPath)
 	v.Kernel = string(k)
@@ -152,7 +166,10 @@ func look() view {
 	v.Files = lim.Max
 	v.Umask = unix.Umask(0)
 	m, _ := os.ReadFile("/proc/self/mounts")
-	v.Mounts = strings.Split(strings.TrimSpace(string(m)), "\n")
+	for line := range strings.Lines(string(m)) {
+		f := strings.Fields(line)
+		v.Mounts = append(v.Mounts, f[1]+" "+f[3])
+	}
 	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 	f.Close()
 	v.Tun = errText(err)
@@ -253,17 +270,71 @@ func ask(t testing.TB, p *Process, line string) []byte {
 	return b[:n]
 }
 
-func TestJail(t *testing.T) {
-	s := newSpec(t, "")
-	t.Setenv("SECRET", "of the helper")
-	p := start(t, s)
-	var v view
-	if err := json.Unmarshal(ask(t, p, "look"), &v); err != nil {
-		t.Fatal(err)
+// fakeKeeper starts a VMM with the given files, tells its jail, and waits to be killed.
+func fakeKeeper(args []string) {
+	open := func(path string) *os.File {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND, 0)
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return f
 	}
-	t.Logf("%+v", v)
+	p, err := Start(context.Background(), &Spec{
+		ID: "web", Parent: args[0], UID: vmUID, GID: vmUID, OwnerUID: ownerUID, OwnerGID: ownerUID,
+		Binary: "/proc/self/exe", Args: []string{"fake-vmm", args[4]},
+		Kernel: open(args[1]), Disks: []Disk{{File: open(args[2])}}, Log: open(args[3]),
+	})
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println(p.Record().Dir)
+	time.Sleep(time.Minute)
 }
 
-func fakeKeeper(args []string) {}
+// fakeOwner says what it gets from the sockets in the run directory on descriptor 3.
+func fakeOwner() {
+	for _, name := range []string{"api.sock", "v.sock"} {
+		c, err := net.Dial("unix", "/proc/self/fd/3/"+name)
+		fmt.Println(name, errText(err))
+		if err == nil {
+			c.Close()
+		}
+	}
+}
 
-func plant() {}
+// plant leaves in /run what makes removing dangerous or tedious. It runs as the VM.
+func plant() {
+	os.Symlink("/etc", "/run/etc")
+	os.Symlink("../../../outside", "/run/outside")
+	os.Symlink("/proc/1/root", "/run/root")
+	os.Link("/run/etc", "/run/hard")
+	unix.Mkfifo("/run/fifo", 0o600)
+	os.Mkdir("/run/locked", 0o000)
+	os.Mkdir("/run/.1", 0o700) // a name that the removal itself gives
+	os.WriteFile("/run/.2", nil, 0o600)
+	for i := range 2000 {
+		os.WriteFile(fmt.Sprintf("/run/file%d", i), nil, 0o600)
+	}
+	// Deeper than a path can say, and than descriptors can hold open.
+	at := unix.AT_FDCWD
+	dir := "/run/deep"
+	for range 1500 {
+		if unix.Mkdirat(at, dir, 0o700) != nil {
+			break
+		}
+		next, err := unix.Openat(at, dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			break
+		}
+		if at != unix.AT_FDCWD {
+			unix.Close(at)
+		}
+		at, dir = next, "deep"
+		f, err := unix.Openat(at, "file", unix.O_CREAT|unix.O_WRONLY, 0o600)
+		if err == nil {
+			unix.Close(f)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -55,6 +56,7 @@ type Process struct {
 
 	closeOnce sync.Once
 	closeErr  error
+	released  atomic.Bool
 }
 
 // newProcess takes ownership of pidfd and d, and begins to wait for the exit.
@@ -107,6 +109,10 @@ func (p *Process) collect(pidfd int) Exit {
 			return e
 		}
 	}
+	// The kernel tells once the parent has reaped it, which hangs the descriptor up. A
+	// parent that does so at all does it at once.
+	const reapMillis = 50
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(pidfd)}}, reapMillis)
 	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
 	err := unix.IoctlPidfdInfo(pidfd, &info)
 	if err != nil || info.Mask&unix.PIDFD_INFO_EXIT == 0 {
@@ -216,14 +222,22 @@ func (p *Process) gone() error {
 }
 
 // Release removes the jail of a VMM that has ended and closes all descriptors. It
-// returns ErrRunning, and does nothing, while the VMM runs.
+// returns ErrRunning, and does nothing, while the VMM runs. It can be repeated after an
+// error; after a success it does nothing.
 func (p *Process) Release() error {
+	if p.released.Load() {
+		return nil
+	}
 	select {
 	case <-p.exited:
 	default:
 		return fmt.Errorf("release jail of VMM: %w", ErrRunning)
 	}
-	return errors.Join(p.dir.remove(), p.Close())
+	if err := p.dir.remove(); err != nil {
+		return err
+	}
+	p.released.Store(true)
+	return p.Close()
 }
 
 // Close lets go of the VMM, which runs on and can be adopted again.

@@ -155,7 +155,7 @@ func (s *Spec) files(d *dir) (stageFiles, *plan, error) {
 	f.opened = append(f.opened, null)
 	binary, err := os.Open(s.Binary)
 	if err != nil {
-		return f, nil, fmt.Errorf("open VMM: %v", err)
+		return f, nil, fmt.Errorf("open VMM: %w", err)
 	}
 	f.opened = append(f.opened, binary)
 	f.std, f.dir = [3]*os.File{null, s.Log, s.Log}, d.root
