@@ -62,7 +62,7 @@ func (b *boot) run(ctx context.Context) error {
 		return err
 	}
 	b.warn(setIdentity(config)...)
-	root, err := rootfs.Mount(ctx, config.Disk)
+	root, err := rootfs.Mount(ctx, agent.KernelRelease(), config.Disk)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,54 @@ func LoadModules(release string) (failed []error) {
 		}
 	}
 	return failed
+}
+
+// loadFileSystem loads the module of a file system, and those that it needs, out
+// of the initrd, unless the kernel knows it already. There is no modprobe yet
+// that the kernel could ask. Without a module in the initrd, mounting says what
+// is missing.
+func loadFileSystem(release, name string) error {
+	known, err := os.ReadFile("/proc/filesystems")
+	if err != nil {
+		return err
+	}
+	if slices.Contains(strings.Fields(string(known)), name) {
+		return nil
+	}
+	dir := filepath.Join("/lib/modules", release)
+	table, err := os.ReadFile(filepath.Join(dir, "modules.dep"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, path := range dependencies(string(table), name) {
+		err := loadModule(filepath.Join(dir, path))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // built in, or loaded: then it is not in the initrd
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dependencies returns the files that modules.dep says to load for the module of
+// that name, in the order to load them.
+func dependencies(table, name string) []string {
+	for line := range strings.Lines(table) {
+		module, needs, ok := strings.Cut(strings.TrimSpace(line), ":")
+		if !ok || filepath.Base(module) != name+".ko" {
+			continue
+		}
+		// What is needed first stands last.
+		list := append([]string{module}, strings.Fields(needs)...)
+		slices.Reverse(list)
+		return list
+	}
+	return nil
 }
 
 func loadModule(path string) error {

@@ -31,8 +31,8 @@ type Root struct {
 }
 
 // Mount waits for the disks that d names, until ctx is done, and puts the root
-// file system together.
-func Mount(ctx context.Context, d link.Disk) (*Root, error) {
+// file system together. Release is the kernel's, whose modules the initrd has.
+func Mount(ctx context.Context, release string, d link.Disk) (*Root, error) {
 	device, err := waitDevice(ctx, d.Device)
 	if err != nil {
 		return nil, err
@@ -43,6 +43,11 @@ func Mount(ctx context.Context, d link.Disk) (*Root, error) {
 	fsType := d.FSType
 	if fsType == "" {
 		fsType = "ext4"
+	}
+	for _, needed := range fileSystems(fsType, d) {
+		if err := loadFileSystem(release, needed); err != nil {
+			return nil, err
+		}
 	}
 	root := &Root{Own: "/"}
 	if d.Upper == "" {
@@ -62,6 +67,14 @@ func Mount(ctx context.Context, d link.Disk) (*Root, error) {
 		root.Warnings = append(root.Warnings, bindPlain()...)
 	}
 	return root, nil
+}
+
+// fileSystems are those that d takes.
+func fileSystems(fsType string, d link.Disk) []string {
+	if d.Upper == "" {
+		return []string{fsType}
+	}
+	return []string{fsType, "ext4", "overlay"}
 }
 
 func mountDisk(device, target, fsType string, flags uintptr) error {
