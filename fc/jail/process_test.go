@@ -64,14 +64,18 @@ func TestWait(t *testing.T) {
 }
 
 func TestStop(t *testing.T) {
-	for _, test := range []struct{ name, mode, want string }{
-		{"ctrl-alt-del", "cad", "exit status 0"},
-		{"SIGTERM if there is no ctrl-alt-del", "term", "exit status 7"},
-		{"killed at the deadline", "stubborn", "killed by SIGKILL"},
+	for _, test := range []struct {
+		name, mode string
+		patience   time.Duration
+		want       string
+	}{
+		{"ctrl-alt-del", "cad", 20 * time.Second, "exit status 0"},
+		{"SIGTERM if there is no ctrl-alt-del", "term", 20 * time.Second, "exit status 7"},
+		{"killed at the deadline", "stubborn", 300 * time.Millisecond, "killed by SIGKILL"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := start(t, newSpec(t, test.mode))
-			if err := p.Stop(within(t, time.Second)); err != nil {
+			if err := p.Stop(within(t, test.patience)); err != nil {
 				t.Fatal(err)
 			}
 			exit, err := p.Wait(t.Context())
