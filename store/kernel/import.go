@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -78,6 +79,12 @@ func build(ctx context.Context, src Source, root *os.Root) (Info, error) {
 	}
 	for _, p := range useless {
 		if err := root.Remove(filepath.Join(ModulesDir, p)); err != nil {
+			return Info{}, err
+		}
+	}
+	if !config.insists() {
+		err := stripSignatures(root, slices.Concat(info.Modules.Boot, info.Modules.OnDemand))
+		if err != nil {
 			return Info{}, err
 		}
 	}

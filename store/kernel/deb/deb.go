@@ -31,7 +31,10 @@ func IsDeb(head []byte) bool { return bytes.HasPrefix(head, []byte(arMagic)) }
 // the content. An error of fn ends the walk and is returned.
 func Walk(r io.Reader, fn func(name string, size int64, content io.Reader) error) error {
 	magic := make([]byte, len(arMagic))
-	if _, err := io.ReadFull(r, magic); err != nil || !IsDeb(magic) {
+	if _, err := io.ReadFull(r, magic); err != nil {
+		return cutOff(err, "its magic")
+	}
+	if !IsDeb(magic) {
 		return fmt.Errorf("%w: no ar magic", ErrMalformed)
 	}
 	for {
@@ -43,7 +46,7 @@ func Walk(r io.Reader, fn func(name string, size int64, content io.Reader) error
 			return walkTar(io.LimitReader(r, size), fn)
 		}
 		if _, err := io.CopyN(io.Discard, r, size+size&1); err != nil {
-			return fmt.Errorf("%w: cut off in %q", ErrMalformed, name)
+			return cutOff(err, name)
 		}
 	}
 }
@@ -53,10 +56,7 @@ func Walk(r io.Reader, fn func(name string, size int64, content io.Reader) error
 func nextMember(r io.Reader) (string, int64, error) {
 	var h [arHeaderSize]byte
 	if _, err := io.ReadFull(r, h[:]); err != nil {
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return "", 0, fmt.Errorf("%w: no data.tar in it", ErrMalformed)
-		}
-		return "", 0, err
+		return "", 0, cutOff(err, "the headers, before data.tar")
 	}
 	name := strings.TrimRight(string(h[:16]), " /")
 	size, err := strconv.ParseInt(strings.TrimRight(string(h[48:58]), " "), 10, 64)
@@ -88,4 +88,12 @@ func walkTar(r io.Reader, fn func(string, int64, io.Reader) error) error {
 			return err
 		}
 	}
+}
+
+// cutOff tells an end of the file in the middle of what from other errors.
+func cutOff(err error, what string) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return fmt.Errorf("%w: cut off in %s", ErrMalformed, what)
+	}
+	return err
 }

@@ -39,7 +39,10 @@ func IsRPM(head []byte) bool { return bytes.HasPrefix(head, leadMagic) }
 // read the content. An error of fn ends the walk and is returned.
 func Walk(r io.Reader, fn func(name string, size int64, content io.Reader) error) error {
 	lead := make([]byte, leadSize)
-	if _, err := io.ReadFull(r, lead); err != nil || !IsRPM(lead) {
+	if _, err := io.ReadFull(r, lead); err != nil {
+		return cutOff(err, "its lead")
+	}
+	if !IsRPM(lead) {
 		return fmt.Errorf("%w: no lead", ErrMalformed)
 	}
 	// The first header, the signature, is padded to eight bytes; the second is not.
@@ -48,7 +51,7 @@ func Walk(r io.Reader, fn func(name string, size int64, content io.Reader) error
 		return err
 	}
 	if _, err := io.CopyN(io.Discard, r, -n&7); err != nil {
-		return fmt.Errorf("%w: cut off after the signature", ErrMalformed)
+		return cutOff(err, "its signature")
 	}
 	if _, err := skipHeader(r); err != nil {
 		return err
@@ -80,7 +83,10 @@ func Walk(r io.Reader, fn func(name string, size int64, content io.Reader) error
 // reserved (4), number of entries (4), bytes of data (4), entries, data.
 func skipHeader(r io.Reader) (int64, error) {
 	var h [16]byte
-	if _, err := io.ReadFull(r, h[:]); err != nil || !bytes.HasPrefix(h[:], headerMagic) {
+	if _, err := io.ReadFull(r, h[:]); err != nil {
+		return 0, cutOff(err, "a header")
+	}
+	if !bytes.HasPrefix(h[:], headerMagic) {
 		return 0, fmt.Errorf("%w: no header", ErrMalformed)
 	}
 	entries, data := binary.BigEndian.Uint32(h[8:]), binary.BigEndian.Uint32(h[12:])
@@ -89,7 +95,15 @@ func skipHeader(r io.Reader) (int64, error) {
 	}
 	n := int64(entries)*entrySize + int64(data)
 	if _, err := io.CopyN(io.Discard, r, n); err != nil {
-		return 0, fmt.Errorf("%w: cut off in a header", ErrMalformed)
+		return 0, cutOff(err, "a header")
 	}
 	return n + int64(len(h)), nil
+}
+
+// cutOff tells an end of the file in the middle of what from other errors.
+func cutOff(err error, what string) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return fmt.Errorf("%w: cut off in %s", ErrMalformed, what)
+	}
+	return err
 }
