@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -31,11 +32,11 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// Fixed ids for the tests. Nothing else should be running as them.
-const (
-	vmUID    = 61234
-	ownerUID = 61235
-)
+// vmUID is the VM's, and no other test run's: what runs as it was started by this one.
+var vmUID = 0x70000000 + os.Getpid()
+
+// ownerUID stands for any user.
+const ownerUID = 61235
 
 // needRoot skips a test that cannot be had without root.
 func needRoot(t testing.TB) {
@@ -280,8 +281,9 @@ func fakeKeeper(args []string) {
 		}
 		return f
 	}
+	uid, _ := strconv.Atoi(args[5])
 	p, err := Start(context.Background(), &Spec{
-		ID: "web", Parent: args[0], UID: vmUID, GID: vmUID, OwnerUID: ownerUID, OwnerGID: ownerUID,
+		ID: "web", Parent: args[0], UID: uid, GID: uid, OwnerUID: ownerUID, OwnerGID: ownerUID,
 		Binary: "/proc/self/exe", Args: []string{"fake-vmm", args[4]},
 		Kernel: open(args[1]), Disks: []Disk{{File: open(args[2])}}, Log: open(args[3]),
 	})

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -267,7 +268,7 @@ func TestAdopt(t *testing.T) {
 func keep(t *testing.T, s *Spec, mode string) (dir string, keeper *exec.Cmd) {
 	t.Helper()
 	keeper = exec.Command("/proc/self/exe")
-	keeper.Args = []string{"fake-keeper", s.Parent, s.Kernel.Name(), s.Disks[0].File.Name(), s.Log.Name(), mode}
+	keeper.Args = []string{"fake-keeper", s.Parent, s.Kernel.Name(), s.Disks[0].File.Name(), s.Log.Name(), mode, strconv.Itoa(s.UID)}
 	out, err := keeper.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
