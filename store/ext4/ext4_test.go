@@ -9,11 +9,12 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"banger/store/ext4/ext4test"
 )
 
 // newImage makes a Writer on a file that is removed with the test.
@@ -41,28 +42,9 @@ func finish(t testing.TB, w *Writer, f *os.File) Stats {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fsck(t, f.Name())
+	ext4test.Check(t, f.Name())
 	return s
 }
-
-// fsck wants e2fsck to find nothing at all: no error, no question, no remark.
-func fsck(t testing.TB, path string) {
-	t.Helper()
-	if _, err := exec.LookPath("e2fsck"); err != nil {
-		t.Log("e2fsck is missing, the image is not checked")
-		return
-	}
-	out, err := exec.Command("e2fsck", "-fn", path).CombinedOutput()
-	if err != nil {
-		t.Fatalf("e2fsck: %v\n%s", err, tail(out))
-	}
-	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-	if len(lines) != 7 { // the version, five passes, the summary
-		t.Fatalf("e2fsck has something to say:\n%s", tail(out))
-	}
-}
-
-func tail(p []byte) []byte { return p[:min(len(p), 4000)] }
 
 func must(t testing.TB, err error) {
 	t.Helper()

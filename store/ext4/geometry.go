@@ -41,10 +41,11 @@ func shape(blocks, inodes uint32) (geometry, error) {
 	}
 	g.tableBlocks = g.inodesInGroup / inodesPerBlock
 	// The journal does not grow with the file system, so it is rather large from the start.
-	// It costs nothing on the host before it is used.
+	// It costs nothing on the host before it is used. Growing into a backup group touches the
+	// whole descriptor area in one transaction, which may have a quarter of the journal.
 	switch {
 	case blocks < 128<<20/blockSize:
-		g.journalBlocks = 1024
+		g.journalBlocks = 8 * descBlocks
 	case blocks < 1<<30/blockSize:
 		g.journalBlocks = 4096
 	default:

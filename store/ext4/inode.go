@@ -54,10 +54,12 @@ type stamp struct {
 	ns  uint32
 }
 
-// The years that 34 bits of seconds can say: 1901 to 2446. Others are moved to the nearest.
+// The seconds that an image may have, from 1901 to 2310. The format goes on to 2446, but
+// e2fsck takes those years for ones before 1970 that an old kernel has written wrongly.
+// Others are moved to the nearest.
 const (
 	minSec = -1 << 31
-	maxSec = 1<<34 - 1<<31 - 1
+	maxSec = 3<<32 - 1<<31 - 1
 )
 
 func stampOf(t time.Time) stamp {

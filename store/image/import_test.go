@@ -6,11 +6,11 @@ import (
 	"errors"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
+
+	"banger/store/ext4/ext4test"
 )
 
 // entry is a tar entry of a test.
@@ -65,20 +65,8 @@ func importImage(t testing.TB, src Source, opts Options) (string, Info) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fsck(t, dst)
+	ext4test.Check(t, dst)
 	return dst, info
-}
-
-func fsck(t testing.TB, path string) {
-	t.Helper()
-	if _, err := exec.LookPath("e2fsck"); err != nil {
-		t.Log("e2fsck is missing, the image is not checked")
-		return
-	}
-	out, err := exec.Command("e2fsck", "-fn", path).CombinedOutput()
-	if err != nil || strings.Count(string(out), "\n") != 7 {
-		t.Fatalf("e2fsck: %v\n%s", err, out)
-	}
 }
 
 // fails imports src, wants the error, and wants nothing to be left in the folder.

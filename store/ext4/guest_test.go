@@ -1,0 +1,170 @@
+package ext4_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"banger/store/ext4"
+	"banger/store/ext4/ext4test"
+	"banger/store/kernel/initrd"
+)
+
+// TestGrowsInGuest grows images online under a guest's kernel. Where the host itself may do
+// that, TestGrowsOnline does the same without a guest.
+func TestGrowsInGuest(t *testing.T) {
+	qemu, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		t.Skip("no qemu-system-x86_64")
+	}
+	kernel := os.Getenv("BANGER_TEST_KERNEL")
+	if kernel == "" {
+		kernel = filepath.Join(os.TempDir(), "banger-test", "kernel-cloud")
+	}
+	if _, err := os.Stat(filepath.Join(kernel, "vmlinux")); err != nil {
+		t.Skipf("needs an imported kernel in BANGER_TEST_KERNEL: %v", err)
+	}
+	ramdisk := growInitrd(t, kernel)
+	for _, c := range []struct{ from, to int64 }{
+		{16 << 20, 200 << 20},
+		{0, 20 << 30},                   // 16 descriptor blocks more
+		{5<<30 + 777*4096, 300<<30 + 1}, // with a last group that is not full
+	} {
+		t.Run(fmt.Sprintf("%d to %d", c.from, c.to), func(t *testing.T) {
+			disk := filepath.Join(t.TempDir(), "disk")
+			content := bytes.Repeat([]byte("banger"), 100000)
+			size := writeOneFile(t, disk, ext4.Options{SizeBytes: c.from}, content)
+			if err := os.Truncate(disk, c.to/4096*4096); err != nil {
+				t.Fatal(err)
+			}
+			said := runGuest(t, qemu, kernel, ramdisk, disk)
+			if want := fmt.Sprintf("TEST content %x", sha256.Sum256(content)); !strings.Contains(said, want) || !strings.Contains(said, "TEST end") {
+				t.Fatalf("the guest said:\n%s", said)
+			}
+			var before, after int64
+			at := strings.Index(said, "TEST grown")
+			if _, err := fmt.Sscanf(said[at:], "TEST grown %d %d", &before, &after); err != nil {
+				t.Fatal(err)
+			}
+			if before*4096 > size || after*4096 < c.to*95/100 {
+				t.Errorf("grew from %d to %d blocks", before, after)
+			}
+			ext4test.Check(t, disk)
+		})
+	}
+}
+
+// writeOneFile makes an image with one file and returns the size of the file system.
+func writeOneFile(t *testing.T, path string, opts ext4.Options, content []byte) int64 {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w, err := ext4.NewWriter(f, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Abort()
+	if err := w.Create("file", ext4.Header{Mode: 0o100644, Size: int64(len(content))}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(content); err != nil {
+		t.Fatal(err)
+	}
+	s, err := w.Finish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.SizeBytes
+}
+
+// growInitrd makes an initrd with growinit and the modules that reach a disk.
+func growInitrd(t *testing.T, kernel string) string {
+	t.Helper()
+	dir := t.TempDir()
+	init := filepath.Join(dir, "init")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-s -w", "-o", init, "./testdata/growinit")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+	if msg, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build init: %v\n%s", err, msg)
+	}
+	f, err := os.Open(init)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := os.OpenFile(filepath.Join(dir, "initrd"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	w := bufio.NewWriter(out)
+	err = initrd.Build(w, initrd.Spec{
+		Init: f, InitBytes: info.Size(), Release: "grow",
+		Modules: os.DirFS(filepath.Join(kernel, "modules")),
+		Boot: []string{
+			"kernel/drivers/virtio/virtio_ring.ko", "kernel/drivers/virtio/virtio.ko",
+			"kernel/drivers/virtio/virtio_mmio.ko", "kernel/drivers/block/virtio_blk.ko",
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Name()
+}
+
+// runGuest boots the disk under QEMU and returns what the guest said.
+func runGuest(t *testing.T, qemu, kernel, ramdisk, disk string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	args := strings.Fields("-M microvm,acpi=on,pit=on,pic=off,rtc=on,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off" +
+		" -accel tcg,thread=multi,tb-size=128 -cpu qemu64 -bios qboot.rom -smp 1 -m 256M -nodefaults -no-user-config" +
+		" -display none -no-reboot -serial stdio -global virtio-mmio.force-legacy=false -device virtio-blk-device,drive=d0")
+	args = append(args, "-drive", "if=none,id=d0,format=raw,discard=unmap,file="+disk,
+		"-kernel", filepath.Join(kernel, "vmlinux"), "-initrd", ramdisk,
+		"-append", "console=ttyS0 quiet panic=-1 reboot=k tsc=reliable tsc_early_khz="+hostKHz(t)+
+			" no_timer_check mitigations=off cryptomgr.notests i8042.noaux 8250.nr_uarts=1")
+	out, err := exec.CommandContext(ctx, qemu, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("qemu: %v\n%s", err, out)
+	}
+	return string(out)
+}
+
+// hostKHz is the frequency of the host's clock: without it a guest under TCG hangs now and
+// then while it measures its own.
+func hostKHz(t *testing.T) string {
+	t.Helper()
+	data, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mhz float64
+	for line := range strings.Lines(string(data)) {
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "cpu MHz" {
+			if _, err := fmt.Sscan(value, &mhz); err == nil {
+				return fmt.Sprint(int(mhz * 1000))
+			}
+		}
+	}
+	t.Skip("no cpu MHz in /proc/cpuinfo")
+	return ""
+}
