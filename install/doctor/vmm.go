@@ -1,0 +1,160 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Below these versions Firecracker has faults by which a guest can harm the
+// host: the 1.14 line is mended in its fourth release, 1.15 in its first.
+var (
+	floor14 = version{1, 14, 4}
+	floor15 = version{1, 15, 1}
+)
+
+// versionTimeout is for a program that is asked for its version and hangs.
+const versionTimeout = 5 * time.Second
+
+type version [3]int
+
+func (v version) String() string { return fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2]) }
+
+func (v version) before(w version) bool {
+	for i := range v {
+		if v[i] != w[i] {
+			return v[i] < w[i]
+		}
+	}
+	return false
+}
+
+var versionPattern = regexp.MustCompile(`(\d+)\.(\d+)(?:\.(\d+))?`)
+
+// parseVersion returns the first version in a program's words.
+func parseVersion(words string) (version, bool) {
+	m := versionPattern.FindStringSubmatch(words)
+	if m == nil {
+		return version{}, false
+	}
+	var v version
+	for i := range v {
+		// A missing third number is zero; a number too long for an int is no version.
+		n, err := strconv.Atoi("0" + m[i+1])
+		if err != nil {
+			return version{}, false
+		}
+		v[i] = n
+	}
+	return v, true
+}
+
+// firecracker looks for the binary and its version. That it is missing is no
+// fault by itself: see vmm.
+func (h Host) firecracker(ctx context.Context) Result {
+	const get = "install Firecracker 1.14.4 or later from https://github.com/firecracker-microvm/firecracker/releases, or set firecracker_bin"
+	path, v, err := findProgram(ctx, h.Firecracker, "firecracker")
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return Result{Info, "not found: VMs run in QEMU", get}
+	case err != nil:
+		return Result{Warn, err.Error(), get}
+	case v.before(floor14) || !v.before(version{1, 15, 0}) && v.before(floor15):
+		return Result{Warn, fmt.Sprintf("%s is version %s, which has known holes", path, v), get}
+	}
+	return Result{OK, fmt.Sprintf("%s, version %s", path, v), ""}
+}
+
+// qemuFloor is the first QEMU whose microvm machine takes all that banger uses.
+var qemuFloor = version{7, 2, 0}
+
+func (h Host) qemuName() string {
+	if runtime.GOARCH == "arm64" {
+		return "qemu-system-aarch64"
+	}
+	return "qemu-system-x86_64"
+}
+
+// qemu looks for the binary and its version. That it is missing is no fault by
+// itself: see vmm.
+func (h Host) qemu(ctx context.Context) Result {
+	const get = "install it: \"apt install qemu-system-x86\" on Debian, \"dnf install qemu-system-x86-core\" on Fedora"
+	path, v, err := findProgram(ctx, h.QEMU, h.qemuName())
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return Result{Info, "not found: VMs need Firecracker and KVM", get}
+	case err != nil:
+		return Result{Warn, err.Error(), get}
+	case v.before(qemuFloor):
+		return Result{Warn, fmt.Sprintf("%s is version %s, tried are %s and later", path, v, qemuFloor), get}
+	}
+	return Result{OK, fmt.Sprintf("%s, version %s", path, v), ""}
+}
+
+// vmm says in what a VM would run.
+func (h Host) vmm(ctx context.Context, kvm bool) Result {
+	_, _, fcErr := findProgram(ctx, h.Firecracker, "firecracker")
+	_, _, qemuErr := findProgram(ctx, h.QEMU, h.qemuName())
+	switch {
+	case kvm && fcErr == nil:
+		return Result{OK, "VMs run in Firecracker, with KVM", ""}
+	case kvm && qemuErr == nil:
+		return Result{OK, "VMs run in QEMU, with KVM", ""}
+	case qemuErr == nil:
+		return Result{Warn, "VMs are emulated by QEMU: all works, slowly", "see kvm"}
+	case fcErr == nil:
+		return Result{Fail, "Firecracker cannot run without KVM, and QEMU is missing", "install QEMU, or see kvm"}
+	}
+	return Result{Fail, "neither Firecracker nor QEMU is there", "install one: see firecracker and qemu"}
+}
+
+// findProgram finds a program by its configured path or else its name, and asks
+// it for its version.
+func findProgram(ctx context.Context, configured, name string) (path string, v version, err error) {
+	if configured != "" {
+		name = configured
+	}
+	if path, err = exec.LookPath(name); err != nil {
+		if configured == "" {
+			return "", version{}, exec.ErrNotFound
+		}
+		return "", version{}, fmt.Errorf("configured %s: %v", configured, errors.Unwrap(err))
+	}
+	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, "--version")
+	cmd.Env = []string{}
+	cmd.WaitDelay = time.Second
+	var out bytes.Buffer
+	cmd.Stdout = limited{&out, 4096}
+	if err := cmd.Run(); err != nil {
+		return path, version{}, fmt.Errorf("%s --version: %v", path, err)
+	}
+	v, ok := parseVersion(out.String())
+	if !ok {
+		first, _, _ := strings.Cut(out.String(), "\n")
+		return path, version{}, fmt.Errorf("%s --version: no version in %.60q", path, first)
+	}
+	return path, v, nil
+}
+
+// limited keeps the first bytes of what is written, and swallows the rest.
+type limited struct {
+	w   *bytes.Buffer
+	max int
+}
+
+func (l limited) Write(p []byte) (int, error) {
+	l.w.Write(p[:min(len(p), max(0, l.max-l.w.Len()))])
+	return len(p), nil
+}
+
+var _ io.Writer = limited{}
