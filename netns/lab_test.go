@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 }
 
 // needRoot skips tests that make namespaces where that is not allowed.
-func needRoot(t *testing.T) {
+func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: makes network namespaces")
@@ -60,7 +60,7 @@ func needRoot(t *testing.T) {
 }
 
 // newSpace makes a network namespace that goes with the test.
-func newSpace(t *testing.T) space {
+func newSpace(t testing.TB) space {
 	t.Helper()
 	var s space
 	err := onThread(func() error {
@@ -80,7 +80,7 @@ func newSpace(t *testing.T) space {
 	return s
 }
 
-func dial(t *testing.T, s space) *rtnl.Conn {
+func dial(t testing.TB, s space) *rtnl.Conn {
 	t.Helper()
 	c, err := rtnl.Dial(s.fd())
 	must(t, err)
@@ -90,7 +90,7 @@ func dial(t *testing.T, s space) *rtnl.Conn {
 
 // newHost makes a namespace that stands for a host, with a banger network of
 // its own that is gone when the test ends.
-func newHost(t *testing.T) (host space, cfg Config) {
+func newHost(t testing.TB) (host space, cfg Config) {
 	t.Helper()
 	needRoot(t)
 	host = newSpace(t)
@@ -98,7 +98,7 @@ func newHost(t *testing.T) (host space, cfg Config) {
 	return host, Config{Name: "banger", Host: host.f}
 }
 
-func ensure(t *testing.T, cfg Config) *Namespace {
+func ensure(t testing.TB, cfg Config) *Namespace {
 	t.Helper()
 	n, err := Ensure(t.Context(), cfg)
 	must(t, err)
@@ -112,7 +112,7 @@ func ensure(t *testing.T, cfg Config) *Namespace {
 }
 
 // join connects two namespaces by a pair of links and gives each end an address.
-func join(t *testing.T, a space, aName string, aAddr string, b space, bName string, bAddr string) {
+func join(t testing.TB, a space, aName string, aAddr string, b space, bName string, bAddr string) {
 	t.Helper()
 	ca, cb := dial(t, a), dial(t, b)
 	must(t, ca.CreateLink(rtnl.Name(aName), rtnl.Veth("joining")))
@@ -134,7 +134,7 @@ func join(t *testing.T, a space, aName string, aAddr string, b space, bName stri
 }
 
 // defaultRoute sends everything to a neighbour.
-func defaultRoute(t *testing.T, s space, linkName, via string) {
+func defaultRoute(t testing.TB, s space, linkName, via string) {
 	t.Helper()
 	c := dial(t, s)
 	l, err := c.Link(linkName)
@@ -142,7 +142,7 @@ func defaultRoute(t *testing.T, s space, linkName, via string) {
 	must(t, c.SetRoute(rtnl.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr(via), Index: l.Index}))
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		_, file, line, _ := runtime.Caller(1)
