@@ -1,0 +1,364 @@
+package bringup
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// who is what a fake daemon tells of itself to everybody who connects.
+type who struct {
+	PID, SID, UID, GID int
+	Groups             []int
+	Args, Env          []string
+	Dir                string
+}
+
+// TestMain lets the test binary be the daemons that it starts.
+func TestMain(m *testing.M) {
+	switch os.Args[0] {
+	case "bangerd", "banger-helper":
+		fakeDaemon()
+	}
+	os.Exit(m.Run())
+}
+
+func fakeDaemon() {
+	if strings.Contains(strings.Join(os.Args, " "), "/die") {
+		fmt.Fprintln(os.Stderr, "cannot read the store")
+		os.Exit(3)
+	}
+	l, err := net.FileListener(os.NewFile(3, "listen"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	// No fake outlives its test for long, whatever happens.
+	time.AfterFunc(time.Minute, func() { os.Exit(0) })
+	sid, _ := unix.Getsid(0)
+	groups, _ := os.Getgroups()
+	dir, _ := os.Getwd()
+	text, _ := json.Marshal(who{os.Getpid(), sid, os.Getuid(), os.Getgid(), groups, os.Args, os.Environ(), dir})
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			os.Exit(1)
+		}
+		conn.Write(text)
+		conn.Close()
+	}
+}
+
+const testUID, testGID = 54321, 54322
+
+func newHost(t *testing.T, state string) Host {
+	if os.Geteuid() != 0 {
+		t.Skip("only root brings daemons up")
+	}
+	dir := t.TempDir()
+	// The owner must get to the directory, as to /run.
+	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := Host{
+		DaemonDir: dir + "/banger", HelperDir: dir + "/banger-helper", Lock: dir + "/banger.lock", Exe: "/proc/self/exe",
+		Owner: func() (Owner, error) {
+			return Owner{UID: testUID, GID: testGID, Home: "/home/u", StateDir: "/home/u" + state}, nil
+		},
+	}
+	t.Cleanup(func() {
+		for network, path := range map[string]string{"unix": h.daemonSocket(), "unixpacket": h.helperSocket()} {
+			if w, err := meet(network, path); err == nil {
+				syscall.Kill(w.PID, syscall.SIGKILL)
+			}
+		}
+	})
+	return h
+}
+
+// meet asks a fake daemon who it is.
+func meet(network, path string) (w who, err error) {
+	conn, err := net.Dial(network, path)
+	if err != nil {
+		return w, err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	return w, json.NewDecoder(conn).Decode(&w)
+}
+
+func mustMeet(t *testing.T, h Host) (daemon, helper who) {
+	t.Helper()
+	daemon, err := meet("unix", h.daemonSocket())
+	if err != nil {
+		t.Fatalf("bangerd: %v", err)
+	}
+	helper, err = meet("unixpacket", h.helperSocket())
+	if err != nil {
+		t.Fatalf("banger-helper: %v", err)
+	}
+	return daemon, helper
+}
+
+func TestEnsureStartsBoth(t *testing.T) {
+	h := newHost(t, "/state")
+	// The umask must not matter.
+	defer syscall.Umask(syscall.Umask(0))
+	if _, err := Ensure(t.Context(), h); err != nil {
+		t.Fatal(err)
+	}
+	daemon, helper := mustMeet(t, h)
+	if daemon.UID != testUID || daemon.GID != testGID || len(daemon.Groups) != 0 {
+		t.Errorf("bangerd runs as %d:%d %v", daemon.UID, daemon.GID, daemon.Groups)
+	}
+	if helper.UID != 0 {
+		t.Errorf("banger-helper runs as %d", helper.UID)
+	}
+	if want := "bangerd --standalone --owner-uid 54321 --owner-gid 54322 --state-dir /home/u/state"; strings.Join(daemon.Args, " ") != want {
+		t.Errorf("bangerd's arguments: %q", daemon.Args)
+	}
+	if want := "banger-helper --standalone --owner-uid 54321 --owner-gid 54322"; strings.Join(helper.Args, " ") != want {
+		t.Errorf("banger-helper's arguments: %q", helper.Args)
+	}
+	for name, w := range map[string]who{"bangerd": daemon, "banger-helper": helper} {
+		if w.SID != w.PID || w.Dir != "/" {
+			t.Errorf("%s: session %d of process %d, in %s", name, w.SID, w.PID, w.Dir)
+		}
+		if len(w.Env) != 3 || !slices.Contains(w.Env, "LISTEN_FDS=1") || !slices.Contains(w.Env, "PATH="+safePath) {
+			t.Errorf("%s: environment %q", name, w.Env)
+		}
+	}
+	for path, want := range map[string]struct {
+		mode fs.FileMode
+		uid  int
+	}{
+		h.DaemonDir:                   {fs.ModeDir | 0o700, testUID},
+		h.daemonSocket():              {fs.ModeSocket | 0o600, testUID},
+		h.DaemonDir + "/" + daemonLog: {0o600, testUID},
+		h.HelperDir:                   {fs.ModeDir | 0o711, 0},
+		h.helperSocket():              {fs.ModeSocket | 0o600, testUID},
+		h.HelperDir + "/" + helperLog: {0o600, 0},
+		h.Lock:                        {0o600, 0},
+	} {
+		info, err := os.Lstat(path)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if uid := int(info.Sys().(*syscall.Stat_t).Uid); info.Mode() != want.mode || uid != want.uid {
+			t.Errorf("%s: %s of %d, want %s of %d", path, info.Mode(), uid, want.mode, want.uid)
+		}
+	}
+}
+
+func TestEnsureStartsOnlyWhatIsMissing(t *testing.T) {
+	h := newHost(t, "/state")
+	if _, err := Ensure(t.Context(), h); err != nil {
+		t.Fatal(err)
+	}
+	daemon, helper := mustMeet(t, h)
+	for range 3 {
+		if _, err := Ensure(t.Context(), h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d, hp := mustMeet(t, h); d.PID != daemon.PID || hp.PID != helper.PID {
+		t.Error("daemons that ran were started again")
+	}
+	kill := func(w who) {
+		syscall.Kill(w.PID, syscall.SIGKILL)
+		for alive("unix", h.daemonSocket()) && alive("unixpacket", h.helperSocket()) {
+			time.Sleep(5 * time.Millisecond) // the kernel closes the socket on its own time
+		}
+	}
+	// Whoever calls now, the one that runs says whose daemons these are.
+	h.Owner = func() (Owner, error) { return plainRoot(), nil }
+	kill(helper)
+	if _, err := Ensure(t.Context(), h); err == nil {
+		t.Error("the owner of a socket has no home, and nobody said so")
+	}
+	h.Owner = func() (Owner, error) {
+		return Owner{UID: testUID, GID: testGID, Home: "/home/u", StateDir: "/home/u/state"}, nil
+	}
+	if _, err := Ensure(t.Context(), h); err != nil {
+		t.Fatal(err)
+	}
+	d, hp := mustMeet(t, h)
+	if d.PID != daemon.PID || hp.PID == helper.PID {
+		t.Error("after the helper's death: want only a new helper")
+	}
+	kill(d)
+	if _, err := Ensure(t.Context(), h); err != nil {
+		t.Fatal(err)
+	}
+	if d2, hp2 := mustMeet(t, h); d2.PID == d.PID || hp2.PID != hp.PID {
+		t.Error("after bangerd's death: want only a new bangerd")
+	}
+}
+
+func TestManyAtOnceStartOne(t *testing.T) {
+	h := newHost(t, "/state")
+	var all sync.WaitGroup
+	for range 10 {
+		all.Go(func() {
+			if _, err := Ensure(t.Context(), h); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	first, helper := mustMeet(t, h)
+	for range 10 {
+		if d, hp := mustMeet(t, h); d.PID != first.PID || hp.PID != helper.PID {
+			t.Fatal("more than one daemon answers")
+		}
+	}
+}
+
+func TestDaemonThatDiesIsExplained(t *testing.T) {
+	h := newHost(t, "/die")
+	for range 2 { // only what the last one said is shown
+		s, err := Ensure(t.Context(), h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = meet("unix", h.daemonSocket())
+		if err == nil {
+			t.Fatal("a dead daemon answered")
+		}
+		want := "start bangerd: it ended: exit status 3\ncannot read the store"
+		if got := s.Explain(err); got.Error() != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+// What the owner puts into his directory leads root nowhere.
+func TestOwnersLinksLeadNowhere(t *testing.T) {
+	h := newHost(t, "/state")
+	secret := filepath.Join(filepath.Dir(h.DaemonDir), "secret")
+	if err := os.WriteFile(secret, []byte("root's"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, plant := range []func(string) error{
+		func(p string) error { return os.Symlink(secret, p) },
+		func(p string) error { return os.Link(secret, p) },
+		func(p string) error { return syscall.Mkfifo(p, 0o666) },
+	} {
+		if err := os.MkdirAll(h.DaemonDir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Lchown(h.DaemonDir, testUID, testGID); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{daemonLog, daemonSocket} {
+			if err := plant(filepath.Join(h.DaemonDir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := Ensure(t.Context(), h); err == nil {
+			t.Error("a log that is no file of the owner's was taken")
+		}
+		info, err := os.Lstat(secret)
+		text, _ := os.ReadFile(secret)
+		if err != nil || string(text) != "root's" || info.Mode() != 0o600 || info.Sys().(*syscall.Stat_t).Uid != 0 {
+			t.Errorf("root's file was touched: %v, %v, %q", info, err, text)
+		}
+		os.RemoveAll(h.DaemonDir)
+	}
+}
+
+func TestDirectoryOfAnotherOwnerIsReplaced(t *testing.T) {
+	h := newHost(t, "/state")
+	if err := os.Mkdir(h.DaemonDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Lchown(h.DaemonDir, 11111, 11111); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc", h.HelperDir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Ensure(t.Context(), h); err != nil {
+		t.Fatal(err)
+	}
+	mustMeet(t, h)
+	if _, err := os.Stat("/etc/" + helperSocket); err == nil {
+		t.Error("a link was followed")
+	}
+}
+
+func TestLockIsWaitedForWithinContext(t *testing.T) {
+	path := t.TempDir() + "/lock"
+	unlock, err := lock(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	defer cancel()
+	if _, err := lock(ctx, path); err == nil {
+		t.Fatal("taken twice")
+	}
+	unlock()
+	again, err := lock(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again()
+}
+
+func TestOwnerFrom(t *testing.T) {
+	lookup := func(uid string) (*user.User, error) {
+		if uid == "7" {
+			return &user.User{Uid: uid, Gid: "8", HomeDir: "relative"}, nil
+		}
+		if uid != "1000" {
+			return nil, user.UnknownUserIdError(5)
+		}
+		return &user.User{Uid: uid, Gid: "1001", HomeDir: "/home/anna"}, nil
+	}
+	anna := Owner{UID: 1000, GID: 1001, Home: "/home/anna", StateDir: "/home/anna/.local/share/banger"}
+	other := anna
+	other.GID = 1005
+	for _, c := range []struct {
+		uid, gid string
+		want     Owner
+		ok       bool
+	}{
+		{"1000", "", anna, true},
+		{"1000", "1005", other, true},
+		{"", "", plainRoot(), true},
+		{"0", "0", plainRoot(), true}, // sudo within sudo
+		{"", "1005", plainRoot(), true},
+		{"1000", "0", Owner{}, false},
+		{"1000", "x", Owner{}, false},
+		{"5", "", Owner{}, false},
+		{"7", "", Owner{}, false},
+		{"-1", "", Owner{}, false},
+		{"4294967295", "", Owner{}, false},
+		{"4294967296", "", Owner{}, false},
+	} {
+		got, err := ownerFrom(func(k string) string { return map[string]string{"SUDO_UID": c.uid, "SUDO_GID": c.gid}[k] }, lookup)
+		if (err == nil) != c.ok || c.ok && got != c.want {
+			t.Errorf("SUDO_UID=%q SUDO_GID=%q: %+v, %v", c.uid, c.gid, got, err)
+		}
+		if c.ok && (got.UID == 0 || got.GID == 0) {
+			t.Errorf("SUDO_UID=%q SUDO_GID=%q: owner is root", c.uid, c.gid)
+		}
+	}
+}
