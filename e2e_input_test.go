@@ -149,7 +149,7 @@ func TestFullDisk(t *testing.T) {
 	t.Run("at create", func(t *testing.T) {
 		h := newHost(t, host.Config{StateFS: "ext4", StateMiB: 400, Seed: seed(t)})
 		h.Must(host.Root, "banger", "image", "list")
-		h.Must(host.Root, "sh", "-c", "fallocate -l $(( ($(stat -f -c %a /var/lib/banger) - 5120) * 4096 )) /var/lib/banger/filler && sync")
+		h.Must(host.Root, "sh", "-c", "fallocate -l $(( ($(stat -f -c %a /var/lib) - 5120) * 4096 )) /var/lib/filler && sync")
 		r := h.Run(host.Root, "banger", "vm", "create", "--backend", "copy", "--name", "web")
 		if r.Code != 125 || !strings.Contains(r.Stderr, "space") || !strings.Contains(r.Stderr, "hint: ") {
 			t.Errorf("create: %v", r)
@@ -158,14 +158,14 @@ func TestFullDisk(t *testing.T) {
 			t.Errorf("VMs are %s", got)
 		}
 		// With room again the same command works.
-		h.Must(host.Root, "rm", "/var/lib/banger/filler")
+		h.Must(host.Root, "rm", "/var/lib/filler")
 		h.Must(host.Root, "banger", "vm", "create", "--backend", "copy", "--name", "web")
 		h.Must(host.Root, "banger", "vm", "delete", "web")
 	})
 }
 
 func freeBlocks(h *host.Host) string {
-	return h.Must(host.Root, "sh", "-c", "sync; stat -f -c %f /var/lib/banger")
+	return h.Must(host.Root, "sh", "-c", "sync; stat -f -c %f /var/lib")
 }
 
 // TestBackends boots a VM by each way to make a disk, where it must work.

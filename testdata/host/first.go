@@ -29,7 +29,7 @@ func Main() {
 	if os.Args[0] != firstProcess {
 		return
 	}
-	if err := setUp(os.Args[1], os.Args[2]); err != nil {
+	if err := setUp(os.Args[1], os.Args[2], os.Args[3]); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
@@ -57,12 +57,13 @@ func reap() {
 }
 
 // setUp makes the world that the host's processes see.
-func setUp(dir, stateFS string) error {
+func setUp(dir, stateFS, seed string) error {
 	steps := []struct {
 		name string
 		do   func() error
 	}{
 		{"mounts", func() error { return mounts(dir, stateFS) }},
+		{"seed", func() error { return plant(seed) }},
 		{"devices", devices},
 		{"files in /etc", func() error { return etc(dir) }},
 		{"network", network},
@@ -80,11 +81,6 @@ func mounts(dir, stateFS string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
-	for _, dir := range []string{"/var/lib/banger", "/var/lib/banger-helper"} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
-	}
 	const noExec = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	for _, m := range []struct {
 		source, target, fs string
@@ -96,8 +92,7 @@ func mounts(dir, stateFS string) error {
 		{"cgroup2", "/sys/fs/cgroup", "cgroup2", noExec, ""},
 		{"tmpfs", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=755"},
 		{filepath.Join(dir, "home"), "/home", "", unix.MS_BIND, ""},
-		{filepath.Join(dir, "state"), "/var/lib/banger", "", unix.MS_BIND, ""},
-		{filepath.Join(dir, "helper"), "/var/lib/banger-helper", "", unix.MS_BIND, ""},
+		{filepath.Join(dir, "lib"), "/var/lib", "", unix.MS_BIND, ""},
 	} {
 		if err := unix.Mount(m.source, m.target, m.fs, m.flags, m.data); err != nil {
 			return fmt.Errorf("mount %s: %w", m.target, err)
@@ -106,7 +101,15 @@ func mounts(dir, stateFS string) error {
 	if stateFS == "" {
 		return nil
 	}
-	return command("mount", "-o", "loop", "-t", stateFS, filepath.Join(dir, "state.img"), "/var/lib/banger")
+	return command("mount", "-o", "loop", "-t", stateFS, filepath.Join(dir, "state.img"), "/var/lib")
+}
+
+// plant fills /var/lib.
+func plant(seed string) error {
+	if seed == "" {
+		return nil
+	}
+	return copyTree(seed, "/var/lib")
 }
 
 // devices makes a /dev as a machine without udev has it: /dev/net/tun is

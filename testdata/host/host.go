@@ -39,11 +39,11 @@ const (
 type Config struct {
 	// Banger is the path of the binary that the host's `banger` is.
 	Banger string
-	// Seed is a directory whose content /var/lib/banger starts with, made by
+	// Seed is a directory whose content /var/lib starts with, made by
 	// [Host.Save]. Nothing if empty.
 	Seed string
 	// StateFS, where it is not empty, is the type of a small file system of
-	// StateMiB mebibytes that /var/lib/banger lies on: ext4, xfs or btrfs.
+	// StateMiB mebibytes that /var/lib is: ext4, xfs or btrfs.
 	StateFS  string
 	StateMiB int
 }
@@ -97,7 +97,7 @@ func Require(t testing.TB) {
 
 // prepare makes the directories that the host's state lies in.
 func (h *Host) prepare() error {
-	for _, dir := range []string{"state", "helper", "home/" + OwnerName} {
+	for _, dir := range []string{"lib", "home/" + OwnerName} {
 		if err := os.MkdirAll(filepath.Join(h.dir, dir), 0o755); err != nil {
 			return err
 		}
@@ -105,16 +105,10 @@ func (h *Host) prepare() error {
 	if err := os.Chown(filepath.Join(h.dir, "home", OwnerName), OwnerID, OwnerID); err != nil {
 		return err
 	}
-	if h.config.StateFS != "" {
-		image := filepath.Join(h.dir, "state.img")
-		if err := makeFS(image, h.config.StateFS, h.config.StateMiB); err != nil {
-			return err
-		}
+	if h.config.StateFS == "" {
+		return nil
 	}
-	if h.config.Seed != "" {
-		return copyTree(h.config.Seed, filepath.Join(h.dir, "state"))
-	}
-	return nil
+	return makeFS(filepath.Join(h.dir, "state.img"), h.config.StateFS, h.config.StateMiB)
 }
 
 // boot starts the host's first process and waits until it is ready.
@@ -131,7 +125,7 @@ func (h *Host) boot() error {
 	}
 	defer readyR.Close()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = []string{firstProcess, h.dir, h.config.StateFS}
+	cmd.Args = []string{firstProcess, h.dir, h.config.StateFS, h.config.Seed}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = lifeR, readyW, readyW
 	cmd.Env = []string{"PATH=" + path}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -183,11 +177,9 @@ func (h *Host) Dir() string {
 	return dir
 }
 
-// Save copies the state of plain root's banger to dir, for a [Config.Seed].
-// No daemon may run.
-func (h *Host) Save(dir string) error {
-	return copyTree(filepath.Join(h.dir, "state"), dir)
-}
+// Save copies the host's /var/lib to dir, for a [Config.Seed]. No daemon may
+// run.
+func (h *Host) Save(dir string) error { return copyTree(h.Path("/var/lib"), dir) }
 
 func makeFS(image, fs string, sizeMiB int) error {
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
