@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -28,9 +29,16 @@ const (
 
 // Import writes what src holds as an ext4 image to the file dst, which appears, or is
 // replaced, only when it is complete, checked and synced. Whatever fails leaves nothing
-// behind. Cancelling ctx ends it at the next read of the source.
+// behind. Cancelling ctx ends it at the next read of the source, and ends a read that waits
+// if the source has a SetReadDeadline that works.
 func Import(ctx context.Context, src Source, dst string, opts Options) (Info, error) {
+	if d, ok := src.r.(interface{ SetReadDeadline(time.Time) error }); ok {
+		defer context.AfterFunc(ctx, func() { d.SetReadDeadline(time.Unix(1, 0)) })()
+	}
 	info, err := importTo(ctx, src, dst, opts)
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err()
+	}
 	if err != nil {
 		return Info{}, fmt.Errorf("import image: %w", err)
 	}

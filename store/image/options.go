@@ -34,6 +34,10 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
+// stream is the most bytes that one tar may have, headers and padding included: an endless
+// one must end too.
+func (l Limits) stream() int64 { return l.Bytes + l.Bytes/2 + 64<<20 }
+
 func orDefault[T int | int64](v, def T) T {
 	if v == 0 {
 		return def

@@ -32,7 +32,7 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// expansion refuses to let more come out of a compressed stream than Limits allow.
+// expansion refuses to let more come out of a stream, compressed or not, than Limits allow.
 type expansion struct {
 	r      io.Reader
 	in     *counter // below the decompressor, read by the same goroutine
@@ -43,6 +43,9 @@ type expansion struct {
 func (e *expansion) Read(p []byte) (int, error) {
 	n, err := e.r.Read(p)
 	e.out += int64(n)
+	if e.out > e.limits.stream() {
+		return n, fmt.Errorf("%w: more than %d bytes", ErrTooBig, e.limits.stream())
+	}
 	if e.out > e.limits.RatioFree && e.out/e.limits.Ratio > e.in.n {
 		return n, fmt.Errorf("%w: more than %d bytes out of each compressed byte", ErrTooBig, e.limits.Ratio)
 	}
