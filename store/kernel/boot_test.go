@@ -31,6 +31,9 @@ func TestBoot(t *testing.T) {
 	init := buildInit(t)
 	for _, flavour := range []string{"cloud", "generic"} {
 		t.Run(flavour, func(t *testing.T) {
+			if flavour == "generic" && testing.Short() {
+				t.Skip("short: importing a generic kernel takes long")
+			}
 			dir, info := imported(t, flavour)
 			console := boot(t, qemu, dir, buildInitrd(t, init, dir, info), ext4WithMark(t))
 			t.Log(console.first("loaded"))

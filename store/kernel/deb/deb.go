@@ -21,6 +21,8 @@ var ErrMalformed = errors.New("malformed deb package")
 const (
 	arMagic      = "!<arch>\n"
 	arHeaderSize = 60
+	// maxBytes bounds what a package decompresses to; kernels have a tenth of it.
+	maxBytes = 8 << 30
 )
 
 // IsDeb tells whether a file that starts with head can be a Debian package.
@@ -72,7 +74,7 @@ func walkTar(r io.Reader, fn func(string, int64, io.Reader) error) error {
 		return fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	defer zr.Close()
-	tr := tar.NewReader(zr)
+	tr := tar.NewReader(decompress.Limit(zr, maxBytes))
 	for {
 		h, err := tr.Next()
 		if err == io.EOF {

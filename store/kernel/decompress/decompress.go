@@ -120,22 +120,32 @@ func open(r io.Reader, format Format) (io.ReadCloser, error) {
 	return nil, ErrUnsupported
 }
 
-// Copy copies src to dst and returns the bytes written. It fails with
-// ErrTooLarge, and has written limit bytes, when src has more than that.
+// Limit returns a reader of r that fails with ErrTooLarge once limit bytes have been
+// read and there are more.
+func Limit(r io.Reader, limit int64) io.Reader { return &limited{r: r, left: limit, limit: limit} }
+
+type limited struct {
+	r           io.Reader
+	left, limit int64
+}
+
+func (l *limited) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if l.left > 0 {
+		n, err := l.r.Read(p[:min(int64(len(p)), l.left)])
+		l.left -= int64(n)
+		return n, err
+	}
+	if _, err := io.ReadFull(l.r, make([]byte, 1)); err != nil {
+		return 0, err
+	}
+	return 0, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, l.limit)
+}
+
+// Copy copies src to dst and returns the bytes written. It fails with ErrTooLarge, and
+// has written limit bytes, when src has more than that.
 func Copy(dst io.Writer, src io.Reader, limit int64) (int64, error) {
-	n, err := io.Copy(dst, io.LimitReader(src, limit))
-	if err != nil {
-		return n, err
-	}
-	if n < limit {
-		return n, nil
-	}
-	switch _, err := io.ReadFull(src, make([]byte, 1)); err {
-	case io.EOF:
-		return n, nil
-	case nil:
-		return n, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limit)
-	default:
-		return n, err
-	}
+	return io.Copy(dst, Limit(src, limit))
 }

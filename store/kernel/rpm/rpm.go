@@ -29,6 +29,8 @@ const (
 	entrySize  = 16
 	maxEntries = 1 << 20
 	maxData    = 256 << 20
+	// maxBytes bounds what a package decompresses to; kernels have a tenth of it.
+	maxBytes = 8 << 30
 )
 
 // IsRPM tells whether a file that starts with head can be an RPM package.
@@ -61,7 +63,7 @@ func Walk(r io.Reader, fn func(name string, size int64, content io.Reader) error
 		return fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	defer zr.Close()
-	archive := cpio.NewReader(zr)
+	archive := cpio.NewReader(decompress.Limit(zr, maxBytes))
 	for {
 		h, err := archive.Next()
 		if err == io.EOF {
