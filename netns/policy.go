@@ -116,11 +116,11 @@ func (n *Namespace) gatewayChain(c *nftables.Conn, t *nftables.Table) *nftables.
 	chain := plainChain(c, t, "gateway")
 	self := destination(n.plan.Gateway())
 	for _, transport := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
-		rule(c, chain, self, proto(transport), port(destPort, dnsPort), accept())
+		rule(c, chain, ipv4(), self, proto(transport), port(destPort, dnsPort), accept())
 	}
 	const echoRequest = 8
 	ping := network(20, echoRequest) // filters let no IP options through, so ICMP begins there
-	rule(c, chain, self, proto(unix.IPPROTO_ICMP), ping, accept())
+	rule(c, chain, ipv4(), self, proto(unix.IPPROTO_ICMP), ping, accept())
 	return chain
 }
 
@@ -160,13 +160,13 @@ func reachChain(c *nftables.Conn, chain *nftables.Chain, hosts []netip.Addr, net
 	if err := c.AddSet(barred, intervals(networks...)); err != nil {
 		return err
 	}
-	rule(c, chain, destinationIn(barred), drop())
+	rule(c, chain, ipv4(), destinationIn(barred), drop())
 	if len(hosts) > 0 {
 		own := &nftables.Set{Table: chain.Table, Anonymous: true, Constant: true, KeyType: nftables.TypeIPAddr}
 		if err := c.AddSet(own, elements(hosts...)); err != nil {
 			return err
 		}
-		rule(c, chain, destinationIn(own), drop())
+		rule(c, chain, ipv4(), destinationIn(own), drop())
 	}
 	rule(c, chain, accept())
 	return nil

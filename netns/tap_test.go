@@ -154,6 +154,20 @@ func TestTapLeavesForeignLinkAlone(t *testing.T) {
 	tapLink(t, n, 2)
 }
 
+func TestRemoveUnderARunningVMM(t *testing.T) {
+	_, cfg := newHost(t)
+	n := ensure(t, cfg)
+	must(t, n.CreateTap(t.Context(), Tap{Slot: 0, VMID: "a", Policy: Full}))
+	tap := attach(t, n.inner, tapName(0))
+	must(t, n.Remove(t.Context()))
+	if links, err := n.rt.Links(); err != nil || len(links) != 1 || links[0].Name != "lo" {
+		t.Errorf("links left for the VMM: %+v, %v", links, err)
+	}
+	if _, err := tap.Write(make([]byte, 100)); err == nil {
+		t.Error("the VMM can still send")
+	}
+}
+
 // TestTapBelongsToItsUser attaches as another user than the owner.
 func TestTapBelongsToItsUser(t *testing.T) {
 	_, cfg := newHost(t)
