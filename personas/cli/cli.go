@@ -16,21 +16,19 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"banger/install/inventory"
 	"banger/personas/api"
 )
 
-// Config is what the command line needs to know of the program around it.
+// Config is what the command line needs to know of the program around it. The
+// zero value works, without a doctor.
 type Config struct {
-	// Version, Commit and Built tell the build; the latter two may be empty.
-	Version, Commit, Built string
-
 	// Socket is where bangerd is asked. Empty is api.SocketPath, where root
 	// also starts it if nobody answers; elsewhere it is never started.
 	Socket string
 
-	// Inventory lists what is banger's on this host and what could not be
-	// read, as a value for JSON. Nil leaves it to the daemon.
-	Inventory func(context.Context) (any, error)
+	// Scope says where the inventory looks besides the usual places.
+	Scope inventory.Scope
 
 	// Doctor runs the checks of this host. It only reads.
 	Doctor func(context.Context) []Check

@@ -21,6 +21,7 @@ import (
 
 	"banger/personas/api"
 	"banger/personas/guest/agent"
+	"banger/personas/guest/link"
 )
 
 // TestMain lets the test binary be banger, so that tests see real processes:
@@ -34,11 +35,10 @@ func TestMain(m *testing.M) {
 
 func testConfig(socket string) Config {
 	return Config{
-		Version: "1.2.3", Commit: "0123456789abcdef", Built: "2026-01-02", Socket: socket,
+		Socket: socket,
 		Doctor: func(context.Context) []Check {
 			return []Check{{"kvm", "fail", "missing\x1b[2J", "load kvm"}, {"space", "ok", "9 GiB", ""}}
 		},
-		Inventory: func(context.Context) (any, error) { return map[string][]string{"links": {}}, nil },
 	}
 }
 
@@ -65,8 +65,10 @@ type fakeDaemon struct {
 }
 
 func newFake(t *testing.T) *fakeDaemon {
+	// Whatever this machine's shells read when they start is not ours.
+	home := link.ExecDefaults{Env: []string{"HOME=" + t.TempDir()}}
 	d := &fakeDaemon{
-		t: t, socket: filepath.Join(t.TempDir(), "d.sock"), agent: agent.New(agent.Config{}),
+		t: t, socket: filepath.Join(t.TempDir(), "d.sock"), agent: agent.New(agent.Config{Defaults: home}),
 		vms: map[string]*api.VM{}, fail: map[string]*api.Error{}, block: map[string]chan string{}, held: make(chan struct{}, 16),
 	}
 	d.listen()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"banger/install/inventory"
 	"banger/personas/api"
 )
 
@@ -20,17 +21,17 @@ type inventoryCmd struct{}
 
 // Help returns examples.
 func (inventoryCmd) Help() string {
-	return `Links, tap devices, filters, loop devices, mounts, cgroups, network namespaces, jails, sockets and VMM processes: it prints the same before a VM was made and after it is gone. Nothing is started or changed. Root sees all; what could not be read is said.
+	return `Links, tap devices, filters, loop devices, mounts, cgroups, network namespaces, jails, sockets and VMM processes: while the same daemons run, it prints the same before a VM is made and after it is gone. Nothing is started or changed. Root sees all; what could not be read is said.
 
     sudo banger system inventory > before
     sudo banger vm run --rm -- true
     sudo banger system inventory | diff before -`
 }
 
-// inventory is what `banger system inventory` prints.
-type inventory struct {
+// found is what `banger system inventory` prints.
+type found struct {
 	// Host is what this process sees by itself.
-	Host any `json:"host"`
+	Host inventory.Inventory `json:"host"`
 	// Helper is what the privileged helper sees in banger's own network
 	// namespace. Null if no daemon runs, because then there is no helper.
 	Helper json.RawMessage `json:"helper"`
@@ -38,20 +39,15 @@ type inventory struct {
 
 // Run prints the inventory.
 func (inventoryCmd) Run(ctx context.Context, a *app) error {
-	var inv inventory
-	if a.config.Inventory != nil {
-		host, err := a.config.Inventory(ctx)
-		if err != nil {
-			return fmt.Errorf("collect inventory: %w", err)
-		}
-		inv.Host = host
+	host, err := inventory.Collect(ctx, a.config.Scope)
+	if err != nil {
+		return fmt.Errorf("collect inventory: %w", err)
 	}
 	helper, err := a.helperInventory(ctx)
 	if err != nil {
 		return fmt.Errorf("ask for inventory: %w", err)
 	}
-	inv.Helper = helper
-	return a.printJSON(inv)
+	return a.printJSON(found{Host: host, Helper: helper})
 }
 
 // quickTimeout bounds questions to a daemon that may as well not be there.

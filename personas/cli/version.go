@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"strings"
 
+	"banger/personas"
 	"banger/personas/api"
 )
 
@@ -29,7 +30,8 @@ type versions struct {
 
 // Run prints the versions.
 func (versionCmd) Run(ctx context.Context, a *app) error {
-	v := versions{Version: a.config.Version, Commit: a.config.Commit, Built: a.config.Built, Go: runtime.Version()}
+	v := versions{Go: runtime.Version()}
+	v.Version, v.Commit, v.Built = personas.BuildInfo()
 	ctx, cancel := context.WithTimeout(ctx, quickTimeout)
 	defer cancel()
 	if d, err := a.client().Version(ctx); err == nil {
