@@ -164,13 +164,13 @@ func format(f *os.File, sizeBytes int64) error {
 	rand.Read(id[:]) // never fails
 	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
 	w, err := ext4.NewWriter(f, ext4.Options{SizeBytes: sizeBytes, Label: "overlay", UUID: id})
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = w.Finish()
 	}
-	if _, err := w.Finish(); err != nil {
-		return fmt.Errorf("%d bytes: %w", sizeBytes, err)
+	if errors.Is(err, ext4.ErrNoSpace) || errors.Is(err, ext4.ErrTooBig) {
+		return fmt.Errorf("%w: a file system of %d bytes: %v", ErrSize, sizeBytes, err)
 	}
-	return nil
+	return err
 }
 
 // Grow makes the disk f sizeBytes large; what is new is a hole. A disk is never made

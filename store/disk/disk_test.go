@@ -158,6 +158,8 @@ func TestCreateRefuses(t *testing.T) {
 		{"smaller than the image", t.Context(), disk.Spec{Backend: disk.Copy, Origin: origin, SizeBytes: mib}, "new", disk.ErrSize},
 		{"half a sector", t.Context(), disk.Spec{Backend: disk.Overlay, SizeBytes: 64*mib + 256}, "new", disk.ErrSize},
 		{"negative", t.Context(), disk.Spec{Backend: disk.Overlay, SizeBytes: -512}, "new", disk.ErrSize},
+		{"too small for a file system", t.Context(), disk.Spec{Backend: disk.Overlay, SizeBytes: mib}, "new", disk.ErrSize},
+		{"too large for a file system", t.Context(), disk.Spec{Backend: disk.Overlay, SizeBytes: 1 << 50}, "new", disk.ErrSize},
 		{"no image", t.Context(), disk.Spec{Backend: disk.Reflink, SizeBytes: mib}, "new", disk.ErrSize},
 		{"no size", t.Context(), disk.Spec{Backend: disk.Overlay}, "new", disk.ErrSize},
 		{"no backend", t.Context(), disk.Spec{Backend: "zfs", Origin: origin}, "new", disk.ErrUnsupported},

@@ -33,14 +33,19 @@ var extraDirs = []string{
 }
 
 var extraModules = []string{
-	"tun", "tap", "veth", "dummy", "ifb", "macvlan", "macvtap", "vxlan", "geneve", "vrf",
-	"failover", "net_failover", "loop", "nbd", "zram", "binfmt_misc", "vsock_diag", "af_packet", "udp_tunnel", "ip6_udp_tunnel",
-	// What the above and the boot modules depend on, in the kernels of today. A name
-	// that is missing here costs a second pass over the package, nothing else.
-	"vsock", "vmw_vsock_virtio_transport_common", "mbcache", "jbd2", "crc16", "crc32c_generic", "libcrc32c",
-	"cdrom", "dm_mod", "lz4_compress", "lz4hc_compress", "lzo", "842", "842_compress", "842_decompress", "zsmalloc",
-	"chacha_x86_64", "poly1305_x86_64", "curve25519_x86_64", "libchacha", "libchacha20poly1305", "libcurve25519",
-	"libcurve25519_generic", "libblake2s", "psample", "xfrm_algo", "xfrm_ipcomp", "ife", "mpls_gso", "libphy", "stp", "garp", "mrp", "llc", "p8022", "psnap", "zstd_compress", "xxhash",
+	"af_packet", "binfmt_misc", "dummy", "geneve", "ifb", "loop", "macvlan", "macvtap", "nbd",
+	"tap", "tun", "veth", "vrf", "vsock_diag", "vxlan", "zram",
+}
+
+// neededModules are what all those depend on, in the kernels of today. A name that is
+// not here costs a second pass over the package, nothing else.
+var neededModules = []string{
+	"842", "842_compress", "842_decompress", "cdrom", "chacha_x86_64", "crc16", "crc32c_generic",
+	"curve25519_x86_64", "failover", "garp", "ife", "ip6_udp_tunnel", "jbd2", "libblake2s", "libchacha",
+	"libchacha20poly1305", "libcrc32c", "libcurve25519", "libcurve25519_generic", "libphy", "llc",
+	"lz4_compress", "lz4hc_compress", "lzo", "mbcache", "mpls_gso", "mrp", "net_failover", "p8022",
+	"poly1305_x86_64", "psample", "psnap", "stp", "udp_tunnel", "vmw_vsock_virtio_transport_common",
+	"vsock", "xfrm_algo", "xfrm_ipcomp", "xxhash", "zsmalloc", "zstd_compress",
 }
 
 // chosen tells whether to keep the module at p, relative to the module directory,
@@ -52,7 +57,7 @@ func chosen(p string) bool {
 		}
 	}
 	name := modules.NameOf(path.Base(p))
-	for _, list := range [][]string{bootModules, bootOptional, demandModules, extraModules} {
+	for _, list := range [][]string{bootModules, bootOptional, demandModules, extraModules, neededModules} {
 		if slices.Contains(list, name) {
 			return true
 		}
