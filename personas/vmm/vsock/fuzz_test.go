@@ -97,7 +97,7 @@ func FuzzMessages(f *testing.F) {
 		message(getConfig, make([]byte, 20)), message(getVringBase, u64(0)),
 	}, nil))
 	f.Add(message(setMemTable, append(u64(1), make([]byte, 32)...)))
-	f.Add(message(setVringKick, u64(noFile)))
+	f.Add(message(setVringKick, u64(1<<8)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		ours, theirs := socketPair(t)
 		c, err := net.FileConn(theirs)

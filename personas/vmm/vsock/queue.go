@@ -6,6 +6,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // work moves packets between a running ring and the mux until there is nothing to move.
@@ -103,7 +105,7 @@ func (q *queue) notify() {
 	q.callMu.Lock()
 	defer q.callMu.Unlock()
 	if q.call != nil {
-		_, _ = q.call.Write(binary.NativeEndian.AppendUint64(nil, 1)) // full is told already
+		q.interruptLocked()
 	}
 }
 
@@ -136,6 +138,22 @@ func (q *queue) setCall(f *os.File) {
 		q.call.Close()
 	}
 	q.call = f
+	if f != nil {
+		// An interrupt that went to the old one may have been lost; one too many is harmless.
+		q.interruptLocked()
+	}
+}
+
+// interruptLocked interrupts the driver. It does not wait: a counter that is full has
+// told the driver already.
+func (q *queue) interruptLocked() {
+	rc, err := q.call.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = rc.Control(func(fd uintptr) {
+		_, _ = unix.Write(int(fd), binary.NativeEndian.AppendUint64(nil, 1))
+	})
 }
 
 // close closes the eventfds of a stopped queue.

@@ -18,8 +18,7 @@ const (
 	protoReplyAck  = 1 << 3
 	protoConfig    = 1 << 9
 	protoFeatures  = protoReplyAck | protoConfig
-	noFile         = 1 << 8 // in the number of a KICK, CALL or ERR message
-	ringIndexMask  = 0xff
+	ringIndexMask  = 0xff // of KICK, CALL and ERR, which say above it whether a file comes
 	configSizeCID  = 8
 	configHeader   = 12 // offset, size, flags
 	vringAddrBytes = 40
