@@ -23,6 +23,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+
+	"banger/personas/guest/rootfs"
 )
 
 // AgentName is the argv[0] under which PID 1 starts the agent.
@@ -40,6 +42,10 @@ func Main(ctx context.Context, args []string, version string) int {
 		}
 		return 0
 	case os.Getpid() == 1:
+		if err := rootfs.CheckInitrd(); err != nil {
+			report(err)
+			return 2
+		}
 		first(ctx, version)
 		return 1
 	}

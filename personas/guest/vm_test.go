@@ -55,6 +55,9 @@ func (c *console) String() string {
 // of the environment, else in the directory where such tests share them.
 func asset(t *testing.T, variable, name string) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("boots a guest")
+	}
 	path := os.Getenv(variable)
 	if path == "" {
 		path = filepath.Join(os.TempDir(), "banger-test", name)
@@ -155,9 +158,6 @@ func buildInitrd(t *testing.T, kernel, path string) {
 // start starts a guest with the disks.
 func start(t *testing.T, disks ...string) *vm {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("boots a guest")
-	}
 	qemu := program(t, "qemu-system-x86_64")
 	kernel := asset(t, "BANGER_TEST_KERNEL", "kernel-cloud")
 	m := &vm{dir: t.TempDir(), console: new(console), ended: make(chan struct{})}

@@ -42,14 +42,35 @@ func Switch() error {
 	return empty(old)
 }
 
-// empty removes the files of a root in memory, and never those of a disk.
-func empty(root *os.File) error {
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(root.Fd()), &fs); err != nil {
+// CheckInitrd refuses a root directory that is none of an initrd's: what follows
+// in a boot would change, and in its failure end, a machine that is not ours.
+func CheckInitrd() error {
+	root, err := os.OpenFile("/", os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
 		return err
 	}
-	if fs.Type != unix.RAMFS_MAGIC && fs.Type != unix.TMPFS_MAGIC {
-		return nil
+	defer root.Close()
+	memory, err := inMemory(root)
+	if err == nil && !memory {
+		err = errors.New("the root directory is on a disk, not in an initrd")
+	}
+	return err
+}
+
+// inMemory reports whether a directory is on a file system without a disk.
+func inMemory(dir *os.File) (bool, error) {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &fs); err != nil {
+		return false, fmt.Errorf("statfs %q: %w", dir.Name(), err)
+	}
+	return fs.Type == unix.RAMFS_MAGIC || fs.Type == unix.TMPFS_MAGIC, nil
+}
+
+// empty removes the files of a root in memory, and never those of a disk.
+func empty(root *os.File) error {
+	memory, err := inMemory(root)
+	if err != nil || !memory {
+		return err
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(root.Fd()), &st); err != nil {

@@ -1,0 +1,71 @@
+package rootfs
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestDependencies(t *testing.T) {
+	const table = `kernel/fs/overlayfs/overlay.ko:
+kernel/fs/ext4/ext4.ko: kernel/fs/jbd2/jbd2.ko kernel/fs/mbcache.ko kernel/lib/crc16.ko
+kernel/fs/myext4.ko: kernel/x.ko
+`
+	for name, want := range map[string][]string{
+		"overlay": {"kernel/fs/overlayfs/overlay.ko"},
+		"ext4":    {"kernel/lib/crc16.ko", "kernel/fs/mbcache.ko", "kernel/fs/jbd2/jbd2.ko", "kernel/fs/ext4/ext4.ko"},
+		"xfs":     nil,
+	} {
+		if got := dependencies(table, name); !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestWaitDevice(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if path, err := waitDevice(ctx, "null"); err != nil || path != "/dev/null" {
+		t.Errorf("what is there: %q, %v", path, err)
+	}
+	if _, err := waitDevice(ctx, "nosuchdisk"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("what does not come: %v", err)
+	}
+	if _, err := waitDevice(ctx, "fd"); err == nil {
+		t.Error("a directory is no disk")
+	}
+}
+
+func TestGrowRefusesOtherFileSystems(t *testing.T) {
+	if _, err := Grow("/proc"); !errors.Is(err, errors.ErrUnsupported) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// Only what is in memory is ever emptied.
+func TestEmptyKeepsDisks(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := empty(root); err != nil {
+		t.Fatal(err)
+	}
+	memory, err := inMemory(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(file); memory == (err == nil) {
+		t.Fatalf("in memory: %v, the file: %v", memory, err)
+	}
+}
