@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -130,16 +131,26 @@ func (c *collector) open(ctx context.Context, src Source) (format, error) {
 
 // openFile opens a file and tells what it is.
 func openFile(name string) (*os.File, format, error) {
-	f, err := os.Open(name)
+	// Not blocking: opening a named pipe would wait for its writer.
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, "", err
 	}
-	kind, err := detect(f)
+	kind, err := detectRegular(f)
 	if err != nil {
 		f.Close()
 		return nil, "", err
 	}
 	return f, kind, nil
+}
+
+func detectRegular(f *os.File) (format, error) {
+	if info, err := f.Stat(); err != nil {
+		return "", err
+	} else if !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%w: not a regular file", ErrNotKernel)
+	}
+	return detect(f)
 }
 
 // openModules opens a directory or a package. The caller closes it after its use.
@@ -232,8 +243,15 @@ func (i *Info) inspect(root *os.Root) (vmlinux.Image, error) {
 	if i.Release == "" {
 		return im, fmt.Errorf("%w: it does not tell its release", ErrNotKernel)
 	}
+	if !releaseText.MatchString(i.Release) {
+		return im, fmt.Errorf("%w: its release is %q", ErrMalformed, i.Release)
+	}
 	return im, nil
 }
+
+// releaseText is what a release may be: it becomes the name of a directory. The kernel
+// has room for 64 characters.
+var releaseText = regexp.MustCompile(`^[0-9][A-Za-z0-9._+~-]{0,63}$`)
 
 func (i *Info) setVersion(version string) {
 	i.Version = version

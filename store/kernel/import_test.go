@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"banger/store/kernel"
 	"banger/store/kernel/kerneltest"
 )
@@ -272,6 +274,9 @@ func TestImportRefuses(t *testing.T) {
 		{"vmlinux cut off", nil, func(s sample) []byte { return kerneltest.Vmlinux(kerneltest.Machine, version, true, nil)[:200] }, kernel.ErrMalformed, ""},
 		{"kernel damaged in its image", nil, func(s sample) []byte { d := bytes.Clone(s.image); d[len(d)-60] ^= 0xff; return d }, kernel.ErrMalformed, "decompress kernel"},
 		{"arm64 image", nil, func(sample) []byte { d := make([]byte, 4096); copy(d[0x38:], "ARM\x64"); return d }, kernel.ErrArch, "arm64"},
+		{"release that is a path", nil, func(s sample) []byte {
+			return bytes.Replace(s.image, []byte(version), []byte("6.1/../../x"+strings.Repeat(" ", len(version)-11)), 1)
+		}, kernel.ErrMalformed, "release"},
 		{"32-bit bzImage", nil, func(s sample) []byte { d := bytes.Clone(s.image); d[kerneltest.LoadFlagsAt] = 0; return d }, kernel.ErrArch, "64-bit"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -324,6 +329,16 @@ func TestImportLeavesWhatIsThere(t *testing.T) {
 	}
 	if _, err := kernel.Import(t.Context(), kernel.Source{Path: filepath.Join(dir, "none")}, filepath.Join(dir, "new")); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, kernel.ErrMalformed) {
 		t.Errorf("got error %v, want %v", err, fs.ErrNotExist)
+	}
+	if _, err := kernel.Import(t.Context(), kernel.Source{Path: dir}, filepath.Join(dir, "new")); !errors.Is(err, kernel.ErrNotKernel) {
+		t.Errorf("a directory as kernel: got error %v, want %v", err, kernel.ErrNotKernel)
+	}
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kernel.Import(t.Context(), kernel.Source{Path: pipe}, filepath.Join(dir, "new")); !errors.Is(err, kernel.ErrNotKernel) {
+		t.Errorf("a pipe as kernel: got error %v, want %v", err, kernel.ErrNotKernel)
 	}
 	if got := files(t, dir); !slices.Equal(got, []string{"k.deb", "kernel/mine"}) {
 		t.Errorf("left behind: %q", got)
