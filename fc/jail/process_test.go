@@ -2,6 +2,7 @@ package jail
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -267,8 +268,14 @@ func TestAdopt(t *testing.T) {
 // keep starts a VMM in a keeper process of its own.
 func keep(t *testing.T, s *Spec, mode string) (dir string, keeper *exec.Cmd) {
 	t.Helper()
+	return keepWith(t, s, mode, nil)
+}
+
+func keepWith(t *testing.T, s *Spec, mode string, attr *syscall.SysProcAttr) (dir string, keeper *exec.Cmd) {
+	t.Helper()
 	keeper = exec.Command("/proc/self/exe")
-	keeper.Args = []string{"fake-keeper", s.Parent, s.Kernel.Name(), s.Disks[0].File.Name(), s.Log.Name(), mode, strconv.Itoa(s.UID)}
+	keeper.SysProcAttr = attr
+	keeper.Args = []string{"fake-keeper", s.Parent, s.Kernel.Name(), s.Disks[0].File.Name(), s.Log.Name(), mode, strconv.Itoa(s.UID), must(os.Executable())}
 	out, err := keeper.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -309,6 +316,29 @@ func TestExitOfOthersChild(t *testing.T) {
 	}
 	if exit.String() != "killed by SIGKILL" {
 		t.Errorf("exit: %v", exit)
+	}
+}
+
+// In a user namespace devices cannot be made, and the host's are shown instead.
+func TestUserNamespace(t *testing.T) {
+	needRoot(t)
+	all := []syscall.SysProcIDMap{{Size: 1<<32 - 2}}
+	dir, _ := keepWith(t, newSpec(t, ""), "", &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: all, GidMappings: all,
+		GidMappingsEnableSetgroups: true,
+	})
+	p, err := Adopt(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	defer p.Kill()
+	var v view
+	if err := json.Unmarshal(ask(t, p, "look"), &v); err != nil {
+		t.Fatal(err)
+	}
+	if v.Null != "ok" || v.DiskWrite != "ok" || v.RootWrite == "ok" || v.UID != vmUID {
+		t.Errorf("%+v", v)
 	}
 }
 

@@ -58,7 +58,8 @@ type Spec struct {
 	// OwnerUID and OwnerGID get the API socket, with mode 0600.
 	OwnerUID, OwnerGID int
 
-	// Binary is the absolute path of the VMM. It becomes BinaryPath.
+	// Binary is the absolute path of the VMM. It becomes BinaryPath. /proc/self/exe will
+	// do unless the caller has changed its mount namespace since it was executed.
 	Binary string
 	// Args is the whole argument vector; the first element picks the role of a
 	// binary that has several.
