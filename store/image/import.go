@@ -147,6 +147,9 @@ func (im *importer) rootfs(ctx context.Context, r io.Reader) error {
 	if im.entries == 0 {
 		return ErrNoLayers
 	}
+	if p.ended { // nothing else tells a tar that was cut off between two entries
+		return fmt.Errorf("tar: %w: ends without its end marker", ErrCorrupt)
+	}
 	if n, err := io.Copy(io.Discard, io.LimitReader(p, maxTrailing+1)); err != nil {
 		return err
 	} else if n > maxTrailing {

@@ -41,7 +41,7 @@ func makeTar(t testing.TB, entries ...entry) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, e := range entries {
-		if e.ModTime.IsZero() {
+		if e.ModTime.IsZero() && e.Typeflag != tar.TypeXGlobalHeader {
 			e.ModTime = time.Unix(1700000000, 0)
 		}
 		if err := w.WriteHeader(&e.Header); err != nil {

@@ -62,6 +62,7 @@ type pipeline struct {
 	cur    []byte
 	rest   []byte
 	err    error
+	ended  bool // Read has returned an error
 }
 
 type piece struct {
@@ -120,6 +121,7 @@ func newPipeline(ctx context.Context, r io.Reader, sum hash.Hash) *pipeline {
 func (p *pipeline) Read(b []byte) (int, error) {
 	for len(p.rest) == 0 {
 		if p.err != nil {
+			p.ended = true
 			return 0, p.err
 		}
 		if p.cur != nil {
