@@ -281,7 +281,9 @@ func testReboot(t *testing.T, g *guest) {
 	if _, err := c.Read(make([]byte, 1)); err == nil {
 		t.Error("stream outlived the guest")
 	}
-	g.awaitHello(t)
+	if err := g.awaitHello(); err != nil {
+		t.Fatal(err)
+	}
 	testEcho(t, g)
 	testSink(t, g)
 }
