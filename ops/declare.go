@@ -16,7 +16,15 @@ type HelloReply struct {
 	PID     int    `json:"pid"`
 	Prefix  string `json:"prefix"`  // CIDR of the guests' network
 	Gateway string `json:"gateway"` // the guests' gateway and resolver
+
+	// KVM is what a VM finds: KVMUsable, or a word for why it is of no use.
+	KVM string `json:"kvm"`
+	// Firecracker tells whether the binary was found.
+	Firecracker bool `json:"firecracker"`
 }
+
+// KVMUsable is HelloReply.KVM where VMs can run at the machine's speed.
+const KVMUsable = "usable"
 
 // Inventory returns a memfd with everything on the host that the helper knows
 // as banger's, as JSON.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 )
 
@@ -22,7 +23,8 @@ type Role struct {
 }
 
 // Pick returns the role that argv names and the arguments left for it: by the
-// exact base name of argv[0], else by the first argument, else the first role.
+// exact base name of argv[0], else by the first argument where that begins with
+// the first role's name, else the first role.
 func Pick(roles []Role, argv []string) (Role, []string) {
 	if len(argv) == 0 {
 		return roles[0], nil
@@ -33,7 +35,7 @@ func Pick(roles []Role, argv []string) (Role, []string) {
 			return r, argv[1:]
 		}
 	}
-	if len(argv) > 1 {
+	if len(argv) > 1 && strings.HasPrefix(argv[1], roles[0].Name) {
 		for _, r := range roles[1:] {
 			if r.Name == argv[1] {
 				return r, argv[2:]

@@ -1,0 +1,124 @@
+package daemon
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"banger/personas/api"
+	"banger/personas/daemon/catalog"
+	"banger/personas/daemon/vm"
+	"banger/store"
+	"banger/store/kernel"
+	"banger/store/kernel/initrd"
+)
+
+// initrds makes an initrd once for each kernel and build of banger.
+type initrds struct {
+	dir  string
+	exec string // path of the binary that becomes /init
+
+	// mu is held while an initrd is made: whoever needs the same one waits.
+	mu     sync.Mutex
+	digest string            // of the binary, in hex; empty until it is needed
+	made   map[string]string // digest of the initrd by digest of its kernel
+}
+
+// get returns the path and the digest of the initrd for k, whose files are in dir.
+func (i *initrds) get(ctx context.Context, k *catalog.Kernel, dir string) (path, digest string, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if d, ok := i.made[k.Digest]; ok {
+		return filepath.Join(i.dir, d), d, nil
+	}
+	if i.digest == "" {
+		if i.digest, err = fileSHA256(i.exec); err != nil {
+			return "", "", fmt.Errorf("make initrd: %w", err)
+		}
+	}
+	// What it was made of leads to what came out, also after a restart.
+	key := sha256.Sum256([]byte(i.digest + k.Digest))
+	link := filepath.Join(i.dir, "of-"+hex.EncodeToString(key[:]))
+	target, err := os.Readlink(link)
+	if err == nil {
+		if _, serr := os.Stat(filepath.Join(i.dir, target)); serr == nil {
+			i.made[k.Digest] = target
+			return filepath.Join(i.dir, target), target, nil
+		}
+	}
+	if digest, err = i.build(ctx, k, dir); err != nil {
+		return "", "", fmt.Errorf("make initrd: %w", err)
+	}
+	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", "", fmt.Errorf("make initrd: %w", err)
+	}
+	if err := os.Symlink(digest, link); err != nil {
+		return "", "", fmt.Errorf("make initrd: %w", err)
+	}
+	i.made[k.Digest] = digest
+	return filepath.Join(i.dir, digest), digest, nil
+}
+
+// build writes the initrd to a file that is named by its digest.
+func (i *initrds) build(ctx context.Context, k *catalog.Kernel, dir string) (digest string, err error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	binary, err := os.Open(i.exec)
+	if err != nil {
+		return "", err
+	}
+	defer binary.Close()
+	info, err := binary.Stat()
+	if err != nil {
+		return "", err
+	}
+	tmp, err := os.CreateTemp(i.dir, ".tmp-")
+	if err != nil {
+		return "", err
+	}
+	defer os.Remove(tmp.Name())
+	defer tmp.Close()
+	sum := sha256.New()
+	err = initrd.Build(io.MultiWriter(tmp, sum), initrd.Spec{
+		Init: binary, InitBytes: info.Size(), Release: k.Release,
+		Modules: os.DirFS(filepath.Join(dir, kernel.ModulesDir)),
+		Boot:    k.Info.Modules.Boot, OnDemand: k.Info.Modules.OnDemand,
+	})
+	if err != nil {
+		return "", err
+	}
+	if err := tmp.Sync(); err != nil {
+		return "", err
+	}
+	digest = hex.EncodeToString(sum.Sum(nil))
+	if err := os.Rename(tmp.Name(), filepath.Join(i.dir, digest)); err != nil {
+		return "", err
+	}
+	return digest, store.SyncDir(i.dir)
+}
+
+// bootFiles finds or makes what a kernel boots with.
+func (d *Daemon) bootFiles(ctx context.Context, want vm.Kernel, vmm api.VMM) (vm.Boot, error) {
+	k, err := d.kernels.Find(want.Name)
+	if err != nil {
+		return vm.Boot{}, err
+	}
+	if k.Digest != want.Digest {
+		return vm.Boot{}, fmt.Errorf("find kernel %s: it is not the one that the VM was made with", want.Name)
+	}
+	dir := d.kernels.Path(k.Name)
+	b := vm.Boot{Kernel: filepath.Join(dir, kernel.VmlinuxFile), KernelSHA256: k.VmlinuxSHA256}
+	if vmm == api.VMMQEMU && !k.Info.PVH && k.BzImageSHA256 != "" {
+		b.Kernel, b.KernelSHA256 = filepath.Join(dir, kernel.BzImageFile), k.BzImageSHA256
+	}
+	b.Initrd, b.InitrdSHA256, err = d.initrds.get(ctx, &k, dir)
+	return b, err
+}

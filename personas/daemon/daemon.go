@@ -1,0 +1,241 @@
+// Package daemon is bangerd: it runs as the owner, without any right, and
+// orchestrates: VMs, images, kernels, what is on disks, names. It is the only
+// writer of the store. Whatever needs root it asks of the helper, in the words
+// of package ops.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/ops"
+	"banger/personas"
+	"banger/personas/daemon/catalog"
+	"banger/personas/daemon/vm"
+	"banger/store"
+	storedisk "banger/store/disk"
+)
+
+// idleLimit is how long a standalone daemon stays without a VM that runs and
+// without a client.
+const idleLimit = time.Minute
+
+// Daemon is bangerd, wired.
+type Daemon struct {
+	ctx     context.Context // ends with the daemon; connections that HTTP has given away look at it
+	log     *slog.Logger
+	store   *store.Store
+	helper  *ops.Client
+	vms     *vm.Set
+	images  *catalog.Catalog[catalog.Image]
+	kernels *catalog.Catalog[catalog.Kernel]
+	initrds *initrds
+	clients clients
+
+	// probeDisks finds the best disk backend of the store, once.
+	probeDisks func() storedisk.Backend
+}
+
+// Main is the role's entry: it returns the exit code.
+func Main(args []string) int {
+	log := personas.NewLog(os.Stderr)
+	if err := run(log, args); err != nil {
+		log.Error("stop", "error", err)
+		return 1
+	}
+	return 0
+}
+
+func run(log *slog.Logger, args []string) error {
+	if os.Geteuid() == 0 {
+		return errors.New("bangerd never runs as root; \"sudo banger\" starts it as you")
+	}
+	fs := flag.NewFlagSet("bangerd", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	standalone := fs.Bool("standalone", false, "")
+	stateDir := fs.String("state-dir", "", "")
+	fs.Int("owner-uid", os.Getuid(), "")
+	fs.Int("owner-gid", os.Getgid(), "")
+	if err := fs.Parse(args); err != nil {
+		return fmt.Errorf("arguments: %w", err)
+	}
+	if !filepath.IsAbs(*stateDir) {
+		return errors.New("arguments: --state-dir must be an absolute path")
+	}
+	unix.Umask(0o077)
+	ctx, stop := personas.Context()
+	defer stop()
+	listener, err := personas.Listener()
+	if err != nil {
+		return err
+	}
+	d, err := open(ctx, log, *stateDir)
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	defer d.store.Close()
+	return d.serve(ctx, listener, *standalone)
+}
+
+// open reads the store. It touches nothing outside it.
+func open(ctx context.Context, log *slog.Logger, dir string) (d *Daemon, err error) {
+	d = &Daemon{log: log, helper: ops.NewClient(ops.SocketPath)}
+	if d.store, err = store.Open(dir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			d.store.Close()
+		}
+	}()
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find own binary: %w", err)
+	}
+	d.initrds = &initrds{dir: filepath.Join(dir, "initrds"), exec: self, made: make(map[string]string)}
+	if err := os.MkdirAll(d.initrds.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	d.probeDisks = sync.OnceValue(func() storedisk.Backend { return bestBackend(log, d.store.TempDir()) })
+	d.vms = &vm.Set{Helper: d.helper, Log: log, Records: store.Kind[vm.Record](d.store, "vms"), BootFiles: d.bootFiles}
+	if err := d.tolerate(d.vms.Load(ctx)); err != nil {
+		return nil, err
+	}
+	d.images, err = catalog.Open("image", store.Kind[catalog.Image](d.store, "images"), d.vms.Uses)
+	if err := d.tolerate(err); err != nil {
+		return nil, err
+	}
+	d.kernels, err = catalog.Open("kernel", store.Kind[catalog.Kernel](d.store, "kernels"), d.vms.Uses)
+	return d, d.tolerate(err)
+}
+
+// bestBackend probes which disk backends work in dir.
+func bestBackend(log *slog.Logger, dir string) storedisk.Backend {
+	findings, err := storedisk.Probe(dir)
+	if err != nil {
+		log.Warn("probe disk backends, ignoring", "error", err)
+		return storedisk.Overlay // works everywhere
+	}
+	return storedisk.Choose(findings)
+}
+
+// tolerate lets a daemon start beside records that are damaged: they are told,
+// and kept for whoever can mend them.
+func (d *Daemon) tolerate(err error) error {
+	if errors.Is(err, store.ErrCorrupt) {
+		d.log.Error("some records cannot be read and are left alone", "error", err)
+		return nil
+	}
+	return err
+}
+
+// serve answers until ctx is done, or, standalone, until nobody needs it.
+func (d *Daemon) serve(ctx context.Context, l *net.UnixListener, standalone bool) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d.ctx = ctx
+	d.clients.last.Store(time.Now().UnixNano())
+	if err := d.vms.Reconcile(ctx); err != nil {
+		d.log.Warn("reconcile with helper, ignoring", "error", err)
+	}
+	server := &http.Server{
+		Handler:           d.handler(),
+		ConnState:         d.clients.note,
+		ReadHeaderTimeout: 5 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(d.log.Handler(), slog.LevelWarn),
+	}
+	var tasks sync.WaitGroup
+	tasks.Go(func() { d.resolve(ctx) })
+	tasks.Go(func() { d.stayInTouch(ctx, cancel, standalone) })
+	stop := context.AfterFunc(ctx, func() {
+		grace, done := context.WithTimeout(context.Background(), shutdownGrace)
+		defer done()
+		if err := server.Shutdown(grace); err != nil {
+			server.Close()
+		}
+	})
+	defer stop()
+	d.log.Info("ready", "state", d.store.Dir, "vms", len(d.vms.List()))
+	err := server.Serve(onlyOwner{l})
+	cancel()
+	tasks.Wait()
+	d.vms.Close()
+	if errors.Is(err, http.ErrServerClosed) || ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// shutdownGrace is how long requests that are under way may take when the
+// daemon ends.
+const shutdownGrace = 5 * time.Second
+
+// stayInTouch says hello to the helper, which leaves when nobody does, and ends
+// a standalone daemon that nobody needs.
+func (d *Daemon) stayInTouch(ctx context.Context, leave context.CancelFunc, standalone bool) {
+	tick := time.NewTicker(helloEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if _, _, err := ops.Hello.Call(ctx, d.helper, ops.None{}); err != nil && ctx.Err() == nil {
+			d.log.Warn("say hello to helper, ignoring", "error", err)
+		}
+		if standalone && d.clients.idle() > idleLimit && d.vms.Running() == 0 {
+			d.log.Info("leave", "idle", idleLimit)
+			leave()
+			return
+		}
+	}
+}
+
+const helloEvery = 10 * time.Second
+
+// onlyOwner accepts connections of the owner and of root alone. The socket's
+// mode says the same; this holds when the mode is wrong.
+type onlyOwner struct{ *net.UnixListener }
+
+func (l onlyOwner) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		if uid, err := peerUID(conn); err == nil && (uid == 0 || uid == os.Getuid()) {
+			return conn, nil
+		}
+		conn.Close()
+	}
+}
+
+func peerUID(conn *net.UnixConn) (int, error) {
+	rc, err := conn.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	var cred *unix.Ucred
+	cerr := rc.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err := errors.Join(cerr, err); err != nil {
+		return -1, err
+	}
+	return int(cred.Uid), nil
+}

@@ -1,0 +1,5 @@
+package daemon
+
+import "context"
+
+func (d *Daemon) resolve(ctx context.Context) { <-ctx.Done() }

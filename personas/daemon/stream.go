@@ -1,0 +1,102 @@
+package daemon
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+
+	"banger/personas/api"
+)
+
+// events writes a stream of events. Its emit is safe for concurrent use, and
+// forgets what a client that went away would have been told: the end of its
+// context says that better.
+type events struct {
+	mu    sync.Mutex
+	w     io.Writer
+	flush func()
+}
+
+func (e *events) emit(ev api.Event) {
+	data, err := json.Marshal(ev)
+	if err != nil {
+		return // an event is strings and numbers
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.w.Write(append(data, '\n'))
+	e.flush()
+}
+
+// finish ends the stream with a result or an error.
+func (e *events) finish(result any, err error, requestID string) {
+	if err != nil {
+		e.emit(api.Event{Error: explain(err, requestID)})
+		return
+	}
+	raw, merr := json.Marshal(result)
+	if merr != nil {
+		e.emit(api.Event{Error: explain(merr, requestID)})
+		return
+	}
+	e.emit(api.Event{Result: raw})
+}
+
+// stream answers with events while act works, and with its result.
+func stream(w http.ResponseWriter, r *http.Request, act func(emit func(api.Event)) (any, error)) error {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	rc := http.NewResponseController(w)
+	e := &events{w: w, flush: func() { rc.Flush() }}
+	result, err := act(e.emit)
+	e.finish(result, err, w.Header().Get(api.RequestIDHeader))
+	if err != nil {
+		return told{err}
+	}
+	return nil
+}
+
+// told is an error that the client knows already.
+type told struct{ error }
+
+func (t told) Unwrap() error { return t.error }
+
+// upgrade takes the connection over from HTTP. The caller closes it.
+func (d *Daemon) upgrade(w http.ResponseWriter, r *http.Request) (*net.UnixConn, func(), error) {
+	if r.Header.Get("Upgrade") != api.Upgrade {
+		return nil, nil, &api.Error{Code: api.CodeUsage, Message: "this call passes descriptors: want the header Upgrade: " + api.Upgrade}
+	}
+	conn, buf, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, nil, fmt.Errorf("take over connection: %w", err)
+	}
+	d.clients.open.Add(1)
+	done := func() {
+		conn.Close()
+		d.clients.note(nil, http.StateClosed)
+	}
+	uc, ok := conn.(*net.UnixConn)
+	if !ok || buf.Reader.Buffered() > 0 {
+		done()
+		return nil, nil, told{fmt.Errorf("take over connection: data before the answer")}
+	}
+	answer := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + api.Upgrade + "\r\n\r\n"
+	if _, err := io.WriteString(uc, answer); err != nil {
+		done()
+		return nil, nil, told{fmt.Errorf("take over connection: %w", err)}
+	}
+	return uc, done, nil
+}
+
+// receive takes the descriptors of an import.
+func receive(conn *net.UnixConn, n int) ([]*os.File, error) {
+	files, err := api.RecvFiles(conn, n)
+	if err != nil {
+		return nil, &api.Error{Code: api.CodeUsage, Message: "receive descriptors: " + err.Error()}
+	}
+	return files, nil
+}

@@ -1,0 +1,141 @@
+package vm
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"banger/personas/api"
+	"banger/personas/guest/link"
+)
+
+// bootTimeout bounds the time from InstanceStart to a guest that is ready. A
+// guest with systemd on an emulated CPU takes seconds; a hung one is told so.
+const bootTimeout = 2 * time.Minute
+
+// boot waits for the guest, tells it what to become, and waits until it is.
+func (m *machine) boot(ctx context.Context, r *Record, progress func(api.Event)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout,
+		fmt.Errorf("the guest was not ready within %v", bootTimeout))
+	defer cancel()
+	ctx, lost := context.WithCancelCause(ctx)
+	defer lost(nil)
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-m.exited:
+			lost(errExited)
+		case <-done:
+		}
+	}()
+	err := m.converse(ctx, r, progress)
+	if err != nil && context.Cause(ctx) != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func (m *machine) converse(ctx context.Context, r *Record, progress func(api.Event)) error {
+	end := step(progress, "kernel")
+	conn, err := accept(ctx, m.hello)
+	if err != nil {
+		return fmt.Errorf("wait for guest: %w", err)
+	}
+	defer conn.Close()
+	if _, err := link.ReadHello(ctx, conn); err != nil {
+		return err
+	}
+	end()
+	end = step(progress, "guest")
+	config, err := bootConfig(r)
+	if err != nil {
+		return err
+	}
+	if err := link.SendBoot(ctx, conn, config); err != nil {
+		return err
+	}
+	ready, err := link.ReadReady(ctx, conn)
+	if err != nil {
+		return err
+	}
+	for _, w := range ready.Warnings {
+		progress(api.Event{Notice: "guest: " + w})
+	}
+	end()
+	return nil
+}
+
+// accept is l.Accept with a context.
+func accept(ctx context.Context, l net.Listener) (net.Conn, error) {
+	dl, ok := l.(interface{ SetDeadline(time.Time) error })
+	if !ok {
+		return nil, fmt.Errorf("accept on %s: no deadlines", l.Addr().Network())
+	}
+	if err := dl.SetDeadline(time.Time{}); err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { dl.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	return l.Accept()
+}
+
+func bootConfig(r *Record) (link.BootConfig, error) {
+	c := link.BootConfig{
+		Hostname:     r.Name,
+		Disk:         link.Disk{Device: "vda", Grow: r.Spec.DiskBytes > r.Image.Bytes},
+		TimeUnixNano: time.Now().UnixNano(),
+		Entropy:      make([]byte, 64),
+		Init:         link.InitMode(r.Spec.Init),
+		Exec: link.ExecDefaults{
+			Env:  append(append([]string{}, r.Image.Env...), r.Spec.Env...),
+			User: first(r.Spec.User, r.Image.User),
+			Dir:  first(r.Spec.WorkDir, r.Image.WorkDir),
+		},
+	}
+	if r.Backend == api.BackendOverlay {
+		c.Disk.Upper, c.Disk.Grow = "vdb", false
+	}
+	rand.Read(c.Entropy) // never fails: it ends the program instead
+	if r.Spec.Net == api.NetNone {
+		return c, nil
+	}
+	addr, err := netip.ParseAddr(r.Lease.Address)
+	if err != nil {
+		return c, fmt.Errorf("boot configuration: %w", err)
+	}
+	gateway, err := netip.ParseAddr(r.Lease.Gateway)
+	if err != nil {
+		return c, fmt.Errorf("boot configuration: %w", err)
+	}
+	c.Network = &link.Network{
+		MAC:       r.Lease.MAC,
+		Addresses: []netip.Prefix{netip.PrefixFrom(addr, r.Lease.Prefix)},
+		Gateway:   gateway,
+		DNS:       []netip.Addr{gateway},
+		Search:    []string{"vm"},
+	}
+	return c, nil
+}
+
+func first(words ...string) string {
+	for _, w := range words {
+		if w != "" {
+			return w
+		}
+	}
+	return ""
+}
+
+// step reports the beginning of a step, and its end when the returned function
+// is called.
+func step(progress func(api.Event), name string) (end func()) {
+	begin := time.Now()
+	progress(api.Event{Step: name})
+	return func() {
+		progress(api.Event{Step: name, Done: true, Millis: float64(time.Since(begin).Microseconds()) / 1000})
+	}
+}

@@ -1,0 +1,266 @@
+package vm
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"banger/ops"
+	"banger/personas/api"
+	"banger/store"
+)
+
+// Boot is what a VM boots: an open kernel file and initrd with their digests.
+type Boot struct {
+	Kernel, Initrd             string // paths of files that the daemon owns
+	KernelSHA256, InitrdSHA256 string // in hex
+}
+
+// Set is every VM of the daemon. Fill the exported fields, call Load, and stop
+// with Close. It is safe for concurrent use.
+type Set struct {
+	Helper  *ops.Client
+	Records *store.Records[Record]
+	Log     *slog.Logger
+
+	// BootFiles finds or makes what a kernel boots with under a VMM.
+	BootFiles func(ctx context.Context, kernel Kernel, vmm api.VMM) (Boot, error)
+
+	// mu guards the fields that follow. Order: VM.busy, then Set.mu, then VM.mu.
+	mu    sync.Mutex
+	vms   map[string]*VM // by id
+	names map[string]*VM // by name
+	tasks sync.WaitGroup // the watchers of running VMs
+
+	closed chan struct{} // closed by Close
+}
+
+// VM is one VM. Its methods are those of [Set].
+type VM struct {
+	// busy holds one token while an operation works on the VM; whoever has it
+	// may change the record and the machine.
+	busy chan struct{}
+
+	// mu guards the fields that follow, for those who only read.
+	mu      sync.Mutex
+	rec     Record
+	machine *machine
+	cancel  context.CancelCauseFunc // of the start that is under way
+	holders int
+	held    bool // somebody has held it since the daemon started
+}
+
+func newVM(rec Record) *VM {
+	return &VM{busy: make(chan struct{}, 1), rec: rec}
+}
+
+// acquire waits for the VM's token. The caller gives it back with release.
+func (v *VM) acquire(ctx context.Context) error {
+	select {
+	case v.busy <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (v *VM) release() { <-v.busy }
+
+// record returns a copy of the record.
+func (v *VM) record() Record {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.rec
+}
+
+// running returns the machine, or an error where there is none.
+func (v *VM) running() (*machine, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.machine == nil || v.rec.State != api.Running {
+		return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("VM %s is %s, not running", v.rec.Name, v.rec.State),
+			HintText: "start it: banger vm start " + v.rec.Name}
+	}
+	return v.machine, nil
+}
+
+func (v *VM) setMachine(m *machine) {
+	v.mu.Lock()
+	v.machine = m
+	v.mu.Unlock()
+}
+
+// update changes the record and writes it. The caller holds the token.
+func (s *Set) update(v *VM, change func(*Record) error) error {
+	rec := v.record()
+	if err := change(&rec); err != nil {
+		return err
+	}
+	if err := s.Records.Save(rec.ID, rec); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	v.rec = rec
+	v.mu.Unlock()
+	return nil
+}
+
+// moveTo is update for the state alone.
+func (s *Set) moveTo(v *VM, state api.State, reason string) error {
+	return s.update(v, func(r *Record) error { return r.transition(state, reason) })
+}
+
+// add reserves id and name for rec, and writes it: from here on the VM exists.
+func (s *Set) add(rec Record) (*VM, error) {
+	s.mu.Lock()
+	if rec.Name == "" {
+		rec.Name = s.freeNameLocked()
+	}
+	if s.names[rec.Name] != nil {
+		s.mu.Unlock()
+		return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("VM %s exists already", rec.Name),
+			HintText: "choose another --name, or delete it: banger vm delete " + rec.Name}
+	}
+	v := newVM(rec)
+	v.busy <- struct{}{} // the creator's
+	s.vms[rec.ID], s.names[rec.Name] = v, v
+	s.mu.Unlock()
+	if err := s.Records.Save(rec.ID, rec); err != nil {
+		s.drop(v)
+		return nil, errors.Join(err, s.Records.Delete(rec.ID))
+	}
+	return v, nil
+}
+
+// drop forgets v in memory.
+func (s *Set) drop(v *VM) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rec := v.record()
+	delete(s.vms, rec.ID)
+	delete(s.names, rec.Name)
+}
+
+// freeNameLocked makes up a name that no VM has.
+func (s *Set) freeNameLocked() string {
+	for {
+		name := "vm-" + randomHex(3)
+		if s.names[name] == nil {
+			return name
+		}
+	}
+}
+
+// find returns a VM by name, id, or the beginning of an id that is long enough
+// to be meant as one.
+func (s *Set) find(name string) (*VM, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v := s.names[name]; v != nil {
+		return v, nil
+	}
+	if v := s.vms[name]; v != nil {
+		return v, nil
+	}
+	if len(name) >= 6 {
+		var found []*VM
+		for id, v := range s.vms {
+			if strings.HasPrefix(id, name) {
+				found = append(found, v)
+			}
+		}
+		if len(found) == 1 {
+			return found[0], nil
+		}
+	}
+	return nil, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("no VM is named %q", name),
+		HintText: "see which there are: banger vm list"}
+}
+
+// List tells of every VM, by name.
+func (s *Set) List() []api.VM {
+	s.mu.Lock()
+	vms := slices.Collect(maps.Values(s.vms))
+	s.mu.Unlock()
+	views := make([]api.VM, len(vms))
+	for i, v := range vms {
+		views[i] = s.view(v)
+	}
+	slices.SortFunc(views, func(a, b api.VM) int { return strings.Compare(a.Name, b.Name) })
+	return views
+}
+
+// Show tells of one VM.
+func (s *Set) Show(name string) (api.VM, error) {
+	v, err := s.find(name)
+	if err != nil {
+		return api.VM{}, err
+	}
+	return s.view(v), nil
+}
+
+func (s *Set) view(v *VM) api.VM {
+	rec := v.record()
+	return rec.view(s.ownDisk(&rec))
+}
+
+// Lookup returns the address of the VM with this name, for the resolver.
+func (s *Set) Lookup(name string) (netip.Addr, bool) {
+	s.mu.Lock()
+	v := s.names[name]
+	s.mu.Unlock()
+	if v == nil {
+		return netip.Addr{}, false
+	}
+	addr, err := netip.ParseAddr(v.record().Lease.Address)
+	return addr, err == nil
+}
+
+// Reverse returns the name of the VM with this address, for the resolver.
+func (s *Set) Reverse(addr netip.Addr) (string, bool) {
+	for _, v := range s.List() {
+		if v.Address == addr.String() {
+			return v.Name, true
+		}
+	}
+	return "", false
+}
+
+// Uses reports which VM has the image or kernel with this name, or an empty
+// string.
+func (s *Set) Uses(kind, name string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range s.vms {
+		rec := v.record()
+		if kind == "image" && rec.Image.Name == name || kind == "kernel" && rec.Kernel.Name == name {
+			return rec.Name
+		}
+	}
+	return ""
+}
+
+// Running counts the VMs that are not at rest.
+func (s *Set) Running() int {
+	n := 0
+	for _, v := range s.List() {
+		if v.State != api.Stopped {
+			n++
+		}
+	}
+	return n
+}
+
+func randomHex(bytes int) string {
+	b := make([]byte, bytes)
+	rand.Read(b) // never fails: it ends the program instead
+	return hex.EncodeToString(b)
+}

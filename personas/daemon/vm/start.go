@@ -1,0 +1,233 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"banger/ops"
+	"banger/personas/api"
+)
+
+// Start starts a stopped VM.
+func (s *Set) Start(ctx context.Context, name string, progress func(api.Event)) (api.VM, error) {
+	v, err := s.find(name)
+	if err != nil {
+		return api.VM{}, err
+	}
+	if err := v.acquire(ctx); err != nil {
+		return api.VM{}, err
+	}
+	defer v.release()
+	if err := s.startLocked(ctx, v, progress); err != nil {
+		return api.VM{}, err
+	}
+	return s.view(v), nil
+}
+
+// startLocked starts v, whose token the caller holds. After an error the VM is
+// stopped.
+func (s *Set) startLocked(ctx context.Context, v *VM, progress func(api.Event)) (err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	v.mu.Lock()
+	v.cancel = cancel
+	v.mu.Unlock()
+	defer func() {
+		v.mu.Lock()
+		v.cancel = nil
+		v.mu.Unlock()
+		if err != nil && context.Cause(ctx) != nil && !errors.Is(err, errExited) {
+			err = context.Cause(ctx)
+		}
+		cancel(nil)
+	}()
+	if err := s.moveTo(v, api.Starting, ""); err != nil {
+		return err
+	}
+	m, err := s.launch(ctx, v, progress)
+	if err != nil {
+		err = s.explain(v, m, err)
+		return errors.Join(err, s.halt(context.WithoutCancel(ctx), v, m, "start failed"))
+	}
+	v.setMachine(m)
+	err = s.update(v, func(r *Record) error {
+		r.StartedAt = time.Now().UTC()
+		return r.transition(api.Running, "")
+	})
+	if err != nil {
+		return errors.Join(err, s.halt(context.WithoutCancel(ctx), v, m, "start failed"))
+	}
+	s.tasks.Go(func() { s.watch(v, m) })
+	return nil
+}
+
+// launch starts the VMM and brings the guest up. It returns the machine also
+// beside an error, if there is one already.
+func (s *Set) launch(ctx context.Context, v *VM, progress func(api.Event)) (*machine, error) {
+	rec := v.record()
+	if rec.Emulated {
+		progress(api.Event{Notice: "this VM is emulated, because KVM cannot be used here: it works, slowly (see \"banger doctor\")"})
+	}
+	end := step(progress, "vmm")
+	boot, err := s.BootFiles(ctx, rec.Kernel, rec.VMM)
+	if err != nil {
+		return nil, err
+	}
+	reply, files, err := s.startVMM(ctx, v, boot)
+	if err != nil {
+		return nil, err
+	}
+	m, err := newMachine(files)
+	if err != nil {
+		return nil, err
+	}
+	rec = v.record() // with the lease that startVMM may have renewed
+	if err := m.configure(ctx, &rec, s.disks(&rec), reply.Tap); err != nil {
+		return m, err
+	}
+	v.mu.Lock()
+	v.rec.PID = reply.PID
+	v.mu.Unlock()
+	end()
+	return m, m.boot(ctx, &rec, progress)
+}
+
+// startVMM asks the helper for a VMM, and gives it first what it turns out not
+// to have: a lease, after a reboot of the host, or the kernel and its initrd.
+func (s *Set) startVMM(ctx context.Context, v *VM, boot Boot) (ops.VMStartReply, []*os.File, error) {
+	rec := v.record()
+	var disks []*os.File
+	defer func() {
+		for _, f := range disks {
+			f.Close()
+		}
+	}()
+	for _, d := range s.disks(&rec) {
+		mode := os.O_RDWR
+		if d.readOnly {
+			mode = os.O_RDONLY
+		}
+		f, err := os.OpenFile(d.path, mode, 0)
+		if err != nil {
+			return ops.VMStartReply{}, nil, fmt.Errorf("open disk: %w", err)
+		}
+		disks = append(disks, f)
+	}
+	for try := 0; ; try++ {
+		args := ops.VMStartArgs{
+			Handle: v.record().Lease.Handle, Kernel: boot.KernelSHA256, Initrd: boot.InitrdSHA256,
+			VMM: vmmWord(rec.VMM), Net: string(rec.Spec.Net),
+		}
+		if args.Handle != "" {
+			id := ops.WithRequestID(ctx, "start-"+rec.ID+"-"+randomHex(4))
+			reply, files, err := ops.VMStart.Call(id, s.Helper, args, disks...)
+			if !errors.Is(err, &ops.Error{Code: ops.NotFound}) || try == 2 {
+				return reply, files, err
+			}
+		}
+		if err := s.provide(ctx, v, boot); err != nil {
+			return ops.VMStartReply{}, nil, err
+		}
+	}
+}
+
+// provide gives the helper what VMStart did not find.
+func (s *Set) provide(ctx context.Context, v *VM, boot Boot) error {
+	held, err := s.held(ctx)
+	if err != nil {
+		return err
+	}
+	if _, ok := held[v.record().Lease.Handle]; !ok {
+		if err := s.reserve(ctx, v); err != nil {
+			return err
+		}
+	}
+	if err := s.putKernel(ctx, boot.KernelSHA256, boot.Kernel); err != nil {
+		return err
+	}
+	return s.putKernel(ctx, boot.InitrdSHA256, boot.Initrd)
+}
+
+func (s *Set) putKernel(ctx context.Context, digest, path string) error {
+	args := ops.KernelPutArgs{Digest: digest}
+	reply, _, err := ops.KernelPut.Call(ctx, s.Helper, args)
+	if err != nil || reply.Have {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("give kernel to helper: %w", err)
+	}
+	defer f.Close()
+	_, _, err = ops.KernelPut.Call(ctx, s.Helper, args, f)
+	return err
+}
+
+func vmmWord(v api.VMM) string {
+	if v == api.VMMFirecracker {
+		return ops.Firecracker
+	}
+	return ops.QEMU
+}
+
+// explain adds the end of the serial console to an error of a guest that did
+// not come up: it is the only witness.
+func (s *Set) explain(v *VM, m *machine, err error) error {
+	if m == nil || errors.Is(err, context.Canceled) {
+		return err
+	}
+	e := &api.Error{Code: api.CodeInternal, Message: fmt.Sprintf("start VM %s: %v", v.record().Name, err)}
+	if errors.Is(err, context.DeadlineExceeded) {
+		e.Code = api.CodeTimeout
+	}
+	const lines, limit = 12, 4096
+	if tail, terr := m.serialTail(limit); terr == nil && len(tail) > 0 {
+		all := strings.Split(strings.TrimSpace(string(tail)), "\n")
+		e.HintText = "the guest's last words:\n" + strings.Join(all[max(0, len(all)-lines):], "\n")
+	}
+	return e
+}
+
+// halt makes sure that the VMM of v is gone, keeps its serial log, and records
+// the VM as stopped. The caller holds the token.
+func (s *Set) halt(ctx context.Context, v *VM, m *machine, reason string) error {
+	rec := v.record()
+	var err error
+	if rec.Lease.Handle != "" {
+		_, _, err = ops.VMStop.Call(ctx, s.Helper, ops.HandleArgs{Handle: rec.Lease.Handle})
+		if errors.Is(err, &ops.Error{Code: ops.NotFound}) {
+			err = nil
+		}
+	}
+	if m != nil {
+		if kerr := s.keepLog(&rec, m); kerr != nil {
+			s.Log.Warn("keep serial log, ignoring", "vm", rec.Name, "error", kerr)
+		}
+		m.close()
+	}
+	v.setMachine(nil)
+	if err != nil {
+		return err // it may still run: the record must not say otherwise
+	}
+	return s.update(v, func(r *Record) error {
+		r.PID = 0
+		return r.transition(api.Stopped, reason)
+	})
+}
+
+// keptLog bounds the part of a serial log that outlives its VMM, in bytes.
+const keptLog = 1 << 20
+
+func (s *Set) logPath(r *Record) string { return filepath.Join(s.Records.Path(r.ID), "serial.log") }
+
+func (s *Set) keepLog(r *Record, m *machine) error {
+	tail, err := m.serialTail(keptLog)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(s.logPath(r), tail, 0o600)
+}

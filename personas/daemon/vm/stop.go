@@ -1,0 +1,168 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"banger/personas/api"
+	"banger/personas/guest/link"
+)
+
+// defaultGrace is how long a guest may take to shut down.
+const defaultGrace = 30 * time.Second
+
+// Stop shuts the guest down cleanly, and kills its VMM after grace; zero means
+// a default. A VM that is stopped already stays so, and one with AutoRemove is
+// deleted.
+func (s *Set) Stop(ctx context.Context, name string, grace time.Duration, progress func(api.Event)) (api.VM, error) {
+	return s.stopping(ctx, name, func(v *VM) error {
+		return errors.Join(s.stopLocked(ctx, v, grace, progress), s.autoRemove(ctx, v))
+	})
+}
+
+// Kill ends a VM at once.
+func (s *Set) Kill(ctx context.Context, name string) (api.VM, error) {
+	if v, err := s.find(name); err == nil {
+		v.interrupt(errors.New("the VM was killed"))
+	}
+	return s.stopping(ctx, name, func(v *VM) error {
+		return errors.Join(s.killLocked(ctx, v, "killed"), s.autoRemove(ctx, v))
+	})
+}
+
+// autoRemove deletes a stopped VM that was to go when it stops.
+func (s *Set) autoRemove(ctx context.Context, v *VM) error {
+	rec := v.record()
+	if rec.State != api.Stopped || !rec.Spec.AutoRemove {
+		return nil
+	}
+	return s.remove(context.WithoutCancel(ctx), v)
+}
+
+// Restart stops a VM and starts it.
+func (s *Set) Restart(ctx context.Context, name string, grace time.Duration, progress func(api.Event)) (api.VM, error) {
+	return s.stopping(ctx, name, func(v *VM) error {
+		if err := s.stopLocked(ctx, v, grace, progress); err != nil {
+			return err
+		}
+		return s.startLocked(ctx, v, progress)
+	})
+}
+
+func (s *Set) stopping(ctx context.Context, name string, act func(*VM) error) (api.VM, error) {
+	v, err := s.find(name)
+	if err != nil {
+		return api.VM{}, err
+	}
+	if err := v.acquire(ctx); err != nil {
+		return api.VM{}, err
+	}
+	defer v.release()
+	if err := act(v); err != nil {
+		return api.VM{}, err
+	}
+	return s.view(v), nil
+}
+
+func (s *Set) stopLocked(ctx context.Context, v *VM, grace time.Duration, progress func(api.Event)) error {
+	m, err := v.running()
+	if err != nil {
+		if v.record().State == api.Stopped {
+			return nil
+		}
+		return err
+	}
+	if grace == 0 {
+		grace = defaultGrace
+	}
+	end := step(progress, "shutdown")
+	if err := s.moveTo(v, api.Stopping, ""); err != nil {
+		return err
+	}
+	reason := "stopped"
+	if err := shutdown(ctx, m, grace); err != nil {
+		reason = fmt.Sprintf("killed: %v", err)
+		progress(api.Event{Notice: "the guest did not shut down: " + err.Error()})
+	}
+	// The rest happens also when the client has gone: half stopped helps nobody.
+	if err := s.halt(context.WithoutCancel(ctx), v, m, reason); err != nil {
+		return err
+	}
+	end()
+	return nil
+}
+
+func (s *Set) killLocked(ctx context.Context, v *VM, reason string) error {
+	rec := v.record()
+	if rec.State == api.Stopped {
+		return nil
+	}
+	v.mu.Lock()
+	m := v.machine
+	v.mu.Unlock()
+	if err := s.moveTo(v, api.Stopping, ""); err != nil {
+		return err
+	}
+	return s.halt(context.WithoutCancel(ctx), v, m, reason)
+}
+
+// shutdown asks the guest's agent, which syncs first of all, and waits until
+// the VMM is gone.
+func shutdown(ctx context.Context, m *machine, grace time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, grace, fmt.Errorf("it took longer than %v", grace))
+	defer cancel()
+	conn, err := m.dialAgent(ctx, link.AgentPort)
+	if err == nil {
+		err = link.Shutdown(ctx, conn, link.ShutdownRequest{GraceSeconds: max(1, int(grace.Seconds())-2)})
+		conn.Close()
+	}
+	if err != nil {
+		select {
+		case <-m.exited: // it went down while it answered
+			return nil
+		default:
+			return err
+		}
+	}
+	select {
+	case <-m.exited:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// watch waits for the end of a VM that nobody has asked for: its guest has shut
+// down or crashed, or its VMM was killed.
+func (s *Set) watch(v *VM, m *machine) {
+	<-m.over
+	if !m.hasExited() {
+		return // closed
+	}
+	ctx := context.Background()
+	select {
+	case v.busy <- struct{}{}:
+		defer v.release()
+	case <-s.closed:
+		return
+	}
+	v.mu.Lock()
+	current := v.machine == m
+	v.mu.Unlock()
+	if !current {
+		return // whoever stopped it has seen to it
+	}
+	rec := v.record()
+	s.Log.Info("VM ended by itself", "vm", rec.Name, "id", rec.ID)
+	var err error
+	if rec.Spec.AutoRemove {
+		err = s.remove(ctx, v)
+	} else {
+		err = s.halt(ctx, v, m, "the guest shut down, or its VMM was killed")
+	}
+	if err != nil {
+		s.Log.Error("clear away a VM that ended", "vm", rec.Name, "error", err)
+	}
+}

@@ -1,0 +1,301 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"runtime"
+	"strconv"
+	"time"
+
+	storedisk "banger/store/disk"
+
+	"banger/ops"
+	"banger/personas"
+	"banger/personas/api"
+	"banger/personas/daemon/vm"
+)
+
+// Defaults of a VM.
+const (
+	defaultMemMiB    = 512
+	defaultDiskBytes = 10 << 30
+	defaultCPUs      = 2
+)
+
+func (d *Daemon) version(w http.ResponseWriter, _ *http.Request) error {
+	v, commit, built := personas.BuildInfo()
+	return writeJSON(w, api.Version{Version: v, Commit: commit, Built: built, PID: os.Getpid(), UID: os.Getuid(), State: d.store.Dir})
+}
+
+func (d *Daemon) inventory(w http.ResponseWriter, r *http.Request) error {
+	_, files, err := ops.Inventory.Call(r.Context(), d.helper, ops.None{})
+	if err != nil {
+		return err
+	}
+	defer files[0].Close()
+	const limit = 16 << 20
+	raw, err := io.ReadAll(io.NewSectionReader(files[0], 0, limit))
+	if err != nil {
+		return fmt.Errorf("read inventory: %w", err)
+	}
+	return writeJSON(w, json.RawMessage(raw))
+}
+
+func (d *Daemon) listVMs(w http.ResponseWriter, _ *http.Request) error {
+	return writeJSON(w, d.vms.List())
+}
+
+func (d *Daemon) showVM(w http.ResponseWriter, r *http.Request) error {
+	v, err := d.vms.Show(r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, v)
+}
+
+func (d *Daemon) createVM(w http.ResponseWriter, r *http.Request) error {
+	var spec api.VMSpec
+	if err := readJSON(r, &spec); err != nil {
+		return err
+	}
+	rec, unpin, err := d.plan(r.Context(), spec)
+	if err != nil {
+		return err
+	}
+	defer unpin()
+	return stream(w, r, func(emit func(api.Event)) (any, error) {
+		return d.vms.Create(r.Context(), rec, emit)
+	})
+}
+
+// plan fills in everything that spec left open. It changes nothing.
+func (d *Daemon) plan(ctx context.Context, spec api.VMSpec) (rec vm.Record, unpin func(), err error) {
+	img, unpinImage, err := d.images.Pin(spec.Image)
+	if err != nil {
+		return rec, nil, err
+	}
+	kernel, unpinKernel, err := d.kernels.Pin(spec.Kernel)
+	if err != nil {
+		unpinImage()
+		return rec, nil, err
+	}
+	unpin = func() { unpinImage(); unpinKernel() }
+	defer func() {
+		if err != nil {
+			unpin()
+		}
+	}()
+	spec.Image, spec.Kernel = img.Name, kernel.Name
+	if spec.CPUs == 0 {
+		spec.CPUs = min(defaultCPUs, runtime.NumCPU())
+	}
+	if spec.MemMiB == 0 {
+		spec.MemMiB = defaultMemMiB
+	}
+	if spec.DiskBytes == 0 {
+		spec.DiskBytes = max(defaultDiskBytes, img.SizeBytes)
+	}
+	if spec.DiskBytes < img.SizeBytes {
+		return rec, nil, &api.Error{Code: api.CodeUsage,
+			Message:  fmt.Sprintf("disk of %d bytes: image %s needs %d", spec.DiskBytes, img.Name, img.SizeBytes),
+			HintText: "ask for a larger --disk"}
+	}
+	spec.DiskBytes = (spec.DiskBytes + 4095) &^ 4095
+	if spec.Net == "" {
+		spec.Net = api.NetInternet
+	}
+	if spec.Init == "" {
+		spec.Init = api.InitAuto
+	}
+	if spec.Init == api.InitImage && !img.HasInit {
+		return rec, nil, &api.Error{Code: api.CodeUsage, Message: fmt.Sprintf("image %s has no init", img.Name),
+			HintText: "use --init auto or --init banger"}
+	}
+	rec.VMM, rec.Emulated, err = d.chooseVMM(ctx, spec.VMM)
+	if err != nil {
+		return rec, nil, err
+	}
+	rec.Backend, err = d.chooseBackend(spec.Backend)
+	if err != nil {
+		return rec, nil, err
+	}
+	rec.Spec = spec
+	rec.Image = vm.Image{
+		Name: img.Name, Digest: img.Digest, Path: img.Path, Bytes: img.SizeBytes, HasInit: img.HasInit,
+		Env: img.Env, User: img.User, WorkDir: img.WorkDir,
+	}
+	rec.Kernel = vm.Kernel{Name: kernel.Name, Digest: kernel.Digest}
+	return rec, unpin, nil
+}
+
+// chooseVMM takes Firecracker where it can run, unless told otherwise.
+func (d *Daemon) chooseVMM(ctx context.Context, want api.VMM) (vmm api.VMM, emulated bool, err error) {
+	hello, _, err := ops.Hello.Call(ctx, d.helper, ops.None{})
+	if err != nil {
+		return "", false, err
+	}
+	usable := hello.KVM == ops.KVMUsable
+	switch {
+	case want == api.VMMQEMU:
+		return api.VMMQEMU, !usable, nil
+	case want == api.VMMFirecracker && !usable:
+		return "", false, &api.Error{Code: api.CodeUsage, Message: "firecracker needs KVM, which here is " + hello.KVM,
+			HintText: "see \"banger doctor\"; --vmm qemu works without"}
+	case want == api.VMMFirecracker, usable && hello.Firecracker:
+		return api.VMMFirecracker, false, nil
+	}
+	return api.VMMQEMU, !usable, nil
+}
+
+// chooseBackend takes the best one that works in the store, as probed when the
+// daemon started, unless told otherwise.
+func (d *Daemon) chooseBackend(want api.Backend) (api.Backend, error) {
+	best := d.probeDisks()
+	switch want {
+	case "", api.BackendAuto:
+		return api.Backend(best), nil
+	case api.BackendReflink:
+		if best != storedisk.Reflink {
+			return "", &api.Error{Code: api.CodeUsage, Message: "backend reflink: the file system of " + d.store.Dir + " cannot share blocks",
+				HintText: "use --backend overlay, or keep banger's state on xfs or btrfs"}
+		}
+	}
+	return want, nil
+}
+
+func (d *Daemon) deleteVM(w http.ResponseWriter, r *http.Request) error {
+	force := r.URL.Query().Get("force") == "true"
+	return stream(w, r, func(func(api.Event)) (any, error) {
+		return struct{}{}, d.vms.Delete(r.Context(), r.PathValue("name"), force)
+	})
+}
+
+func (d *Daemon) startVM(w http.ResponseWriter, r *http.Request) error {
+	return stream(w, r, func(emit func(api.Event)) (any, error) {
+		return d.vms.Start(r.Context(), r.PathValue("name"), emit)
+	})
+}
+
+func (d *Daemon) stopVM(w http.ResponseWriter, r *http.Request) error {
+	grace, err := graceOf(r)
+	if err != nil {
+		return err
+	}
+	return stream(w, r, func(emit func(api.Event)) (any, error) {
+		return d.vms.Stop(r.Context(), r.PathValue("name"), grace, emit)
+	})
+}
+
+func (d *Daemon) restartVM(w http.ResponseWriter, r *http.Request) error {
+	grace, err := graceOf(r)
+	if err != nil {
+		return err
+	}
+	return stream(w, r, func(emit func(api.Event)) (any, error) {
+		return d.vms.Restart(r.Context(), r.PathValue("name"), grace, emit)
+	})
+}
+
+func (d *Daemon) killVM(w http.ResponseWriter, r *http.Request) error {
+	return stream(w, r, func(func(api.Event)) (any, error) {
+		return d.vms.Kill(r.Context(), r.PathValue("name"))
+	})
+}
+
+// graceOf reads how long a guest may take to shut down; zero means the default.
+func graceOf(r *http.Request) (time.Duration, error) {
+	text := r.URL.Query().Get("timeout_ms")
+	if text == "" {
+		return 0, nil
+	}
+	const most = 3600_000
+	ms, err := strconv.Atoi(text)
+	if err != nil || ms < 0 || ms > most {
+		return 0, &api.Error{Code: api.CodeUsage, Message: fmt.Sprintf("timeout_ms %q: want 0 to %d", text, most)}
+	}
+	return time.Duration(ms) * time.Millisecond, nil
+}
+
+// hold keeps the connection until its client goes away.
+func (d *Daemon) hold(w http.ResponseWriter, r *http.Request) error {
+	release, err := d.vms.Hold(r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	conn, done, err := d.upgrade(w, r)
+	if err != nil {
+		release()
+		return err
+	}
+	defer done()
+	// The daemon's own end is not the client's: the VM is not let go of then.
+	stop := context.AfterFunc(d.ctx, func() { conn.Close() })
+	defer stop()
+	io.Copy(io.Discard, conn)
+	if d.ctx.Err() == nil {
+		release()
+	}
+	return nil
+}
+
+func (d *Daemon) agent(w http.ResponseWriter, r *http.Request) error {
+	file, err := d.vms.Agent(r.Context(), r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	conn, done, err := d.upgrade(w, r)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := api.SendFiles(conn, file); err != nil {
+		return told{fmt.Errorf("hand over agent connection: %w", err)}
+	}
+	return nil
+}
+
+// logs copies the serial log, and follows it while the VM runs where asked to.
+func (d *Daemon) logs(w http.ResponseWriter, r *http.Request) error {
+	f, over, err := d.vms.Serial(r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	rc := http.NewResponseController(w)
+	var from int64
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for {
+		n, err := io.Copy(w, io.NewSectionReader(f, from, 1<<40))
+		if err != nil {
+			return told{fmt.Errorf("write logs: %w", err)}
+		}
+		from += n
+		if over == nil || r.URL.Query().Get("follow") != "true" {
+			return nil
+		}
+		rc.Flush()
+		select {
+		case <-over:
+			over = nil // once more, for its last words
+		case <-tick.C:
+			if info, err := f.Stat(); err == nil && info.Size() < from {
+				from = 0 // the helper has emptied it, because it had grown too large
+			}
+		case <-r.Context().Done():
+			return nil
+		case <-d.ctx.Done():
+			return nil
+		}
+	}
+}
+
+// followEvery is how often a followed log is looked at. The log's folder is
+// root's, so that there is no event to wait for.
+const followEvery = 200 * time.Millisecond

@@ -1,0 +1,279 @@
+// Package helper is banger-helper, the only part of banger that runs as root:
+// it binds each operation of package ops to the function that performs it.
+//
+// It lives inside banger's network namespace, owns the VMM processes and their
+// taps, and takes no path, name, address, pid or uid from anyone.
+package helper
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/netns"
+	"banger/ops"
+	"banger/personas"
+)
+
+// Folders of the helper. What is below /run ends with the boot, as VMs do.
+const (
+	runDir     = "/run/banger-helper" // 0711: sockets in it are reached by name
+	tableDir   = runDir + "/vms"
+	jailDir    = runDir + "/jails"
+	logDir     = runDir + "/logs"
+	kernelsDir = "/var/lib/banger-helper/kernels"
+)
+
+// idleLimit is how long a standalone helper stays without a VM that runs and
+// without anyone who asks.
+const idleLimit = time.Minute
+
+// Main is the role's entry: it returns the exit code.
+func Main(args []string) int {
+	log := personas.NewLog(os.Stderr)
+	if err := run(log, args); err != nil {
+		log.Error("stop", "error", err)
+		return 1
+	}
+	return 0
+}
+
+// config is what the helper is started with, by root alone.
+type config struct {
+	standalone bool
+	owner      owner
+	hostNS     int // descriptor of the host's network namespace, once inside
+}
+
+func parse(args []string) (config, error) {
+	var c config
+	fs := flag.NewFlagSet("banger-helper", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.BoolVar(&c.standalone, "standalone", false, "")
+	fs.IntVar(&c.owner.uid, "owner-uid", -1, "")
+	fs.IntVar(&c.owner.gid, "owner-gid", -1, "")
+	fs.IntVar(&c.hostNS, "host-netns", -1, "")
+	if err := fs.Parse(args); err != nil {
+		return c, fmt.Errorf("arguments: %w", err)
+	}
+	if c.owner.uid <= 0 || c.owner.gid <= 0 {
+		return c, errors.New("arguments: --owner-uid and --owner-gid must name an ordinary user")
+	}
+	if !c.standalone {
+		return c, errors.New("arguments: --standalone is the only mode there is")
+	}
+	return c, nil
+}
+
+func run(log *slog.Logger, args []string) error {
+	if os.Geteuid() != 0 {
+		return errors.New("banger-helper runs as root only, and is started by \"sudo banger\"")
+	}
+	c, err := parse(args)
+	if err != nil {
+		return err
+	}
+	ctx, stop := personas.Context()
+	defer stop()
+	if c.hostNS < 0 {
+		return moveIn(ctx, args)
+	}
+	return serve(ctx, log, c)
+}
+
+// moveIn makes the network namespace and becomes a helper inside it. Threads
+// have namespaces, processes do not: only a new program is wholly inside.
+func moveIn(ctx context.Context, args []string) error {
+	ns, err := netns.Ensure(ctx, netns.Config{})
+	if err != nil {
+		return err
+	}
+	argv := append([]string{"banger-helper"}, args...)
+	argv = append(argv, fmt.Sprintf("--host-netns=%d", ns.HostFD()))
+	return ns.Exec("/proc/self/exe", argv, os.Environ())
+}
+
+// serve answers operations until it is told to stop or nobody needs it.
+func serve(ctx context.Context, log *slog.Logger, c config) error {
+	unix.CloseOnExec(c.hostNS)
+	host := os.NewFile(uintptr(c.hostNS), "host network namespace")
+	defer host.Close()
+	listener, err := personas.Listener()
+	if err != nil {
+		return err
+	}
+	for _, d := range []string{runDir, tableDir, jailDir, logDir, kernelsDir} {
+		if err := os.MkdirAll(d, 0o711); err != nil {
+			return fmt.Errorf("make folder: %w", err)
+		}
+	}
+	network, err := netns.Open(netns.Config{Host: host})
+	if err != nil {
+		return err
+	}
+	defer network.Close()
+	reservations, err := loadTable(tableDir)
+	if err != nil {
+		return err
+	}
+	m := &machines{
+		owner: c.owner, table: reservations, kernels: &kernels{dir: kernelsDir},
+		net: network, jails: jailDir, logs: logDir,
+	}
+	if err := m.adopt(ctx); err != nil {
+		log.Warn("adopt VMs, ignoring", "error", err)
+	}
+	s := &ops.Server{Log: log, Authorise: c.owner.authorise}
+	bind(s, m, &dns{network: network})
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		defer cancel()
+		m.watch(ctx, log, s)
+	}()
+	log.Info("ready", "owner", c.owner.uid, "network", network.Plan().Prefix(), "vms", len(m.table.all()), "running", m.running())
+	err = s.Serve(ctx, listener)
+	cancel()
+	<-watched
+	if err != nil || m.running() > 0 {
+		return err // VMs go on, and need their network
+	}
+	return network.Remove(context.WithoutCancel(ctx))
+}
+
+// watch keeps the logs bounded, and returns when the helper has been idle for
+// long enough or ctx is done.
+func (m *machines) watch(ctx context.Context, log *slog.Logger, s *ops.Server) {
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := m.trimLogs(); err != nil {
+			log.Warn("trim serial logs, ignoring", "error", err)
+		}
+		if s.Idle() > idleLimit && m.running() == 0 {
+			log.Info("leave", "idle", idleLimit)
+			return
+		}
+	}
+}
+
+// authorise admits the owner alone: root has no need of it.
+func (o owner) authorise(cred *unix.Ucred) error {
+	if int(cred.Uid) != o.uid {
+		return fmt.Errorf("uid %d is not the owner", cred.Uid)
+	}
+	return nil
+}
+
+// bind joins words and deeds.
+func bind(s *ops.Server, m *machines, d *dns) {
+	ops.Bind(s, ops.Hello, m.hello)
+	ops.Bind(s, ops.Inventory, m.inventory)
+	ops.Bind(s, ops.Reconcile, m.reconcile)
+	ops.Bind(s, ops.VMReserve, m.reserve)
+	ops.Bind(s, ops.VMStart, m.start)
+	ops.Bind(s, ops.VMReconnect, m.reconnect)
+	ops.Bind(s, ops.VMStop, m.stop)
+	ops.Bind(s, ops.VMRelease, m.release)
+	ops.Bind(s, ops.KernelPut, m.putKernel)
+	ops.Bind(s, ops.NetPolicy, m.policy)
+	ops.Bind(s, ops.Resolver, d.resolver)
+}
+
+func (m *machines) hello(context.Context, *ops.Call, ops.None) (ops.HelloReply, []*os.File, error) {
+	version, _, _ := personas.BuildInfo()
+	plan := m.net.Plan()
+	return ops.HelloReply{
+		Version: version, PID: os.Getpid(),
+		Prefix: plan.Link().String(), Gateway: plan.Gateway().String(),
+	}, nil, nil
+}
+
+func (m *machines) reserve(_ context.Context, call *ops.Call, _ ops.None) (ops.VMReserveReply, []*os.File, error) {
+	r, err := m.table.reserve(call.ID)
+	if err != nil {
+		return ops.VMReserveReply{}, nil, err
+	}
+	plan := m.net.Plan()
+	return ops.VMReserveReply{
+		Handle: r.rec.Handle, ID: r.rec.ID, Slot: r.rec.Slot,
+		Address: plan.Guest(r.rec.Slot).String(), Prefix: plan.Link().Bits(),
+		Gateway: plan.Gateway().String(), MAC: plan.MAC(r.rec.Slot).String(),
+	}, nil, nil
+}
+
+func (m *machines) reconcile(context.Context, *ops.Call, ops.None) (ops.None, []*os.File, error) {
+	list := []ops.Reservation{}
+	plan := m.net.Plan()
+	for _, r := range m.table.all() {
+		r.mu.Lock()
+		list = append(list, ops.Reservation{
+			Handle: r.rec.Handle, ID: r.rec.ID, Slot: r.rec.Slot,
+			Address: plan.Guest(r.rec.Slot).String(), MAC: plan.MAC(r.rec.Slot).String(),
+			Running: r.process != nil && !exited(r.process),
+		})
+		r.mu.Unlock()
+	}
+	f, err := memfd(list)
+	return ops.None{}, []*os.File{f}, err
+}
+
+func (m *machines) putKernel(ctx context.Context, call *ops.Call, a ops.KernelPutArgs) (ops.KernelPutReply, []*os.File, error) {
+	if m.kernels.have(a.Digest) {
+		return ops.KernelPutReply{Have: true}, nil, nil
+	}
+	if len(call.Files) == 0 {
+		return ops.KernelPutReply{}, nil, nil
+	}
+	f, err := checkFile(call.Files[0], m.owner.uid)
+	if err != nil {
+		return ops.KernelPutReply{}, nil, err
+	}
+	if err := m.kernels.put(ctx, a.Digest, f.File); err != nil {
+		return ops.KernelPutReply{}, nil, err
+	}
+	return ops.KernelPutReply{Have: true}, nil, nil
+}
+
+func (m *machines) inventory(ctx context.Context, _ *ops.Call, _ ops.None) (ops.None, []*os.File, error) {
+	list, err := m.net.Inventory(ctx)
+	if err != nil {
+		return ops.None{}, nil, err
+	}
+	f, err := memfd(list)
+	return ops.None{}, []*os.File{f}, err
+}
+
+// memfd returns a file in memory with v as JSON.
+func memfd(v any) (*os.File, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("make answer: %w", err)
+	}
+	fd, err := unix.MemfdCreate("banger", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make answer: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "answer")
+	if _, err := f.WriteAt(data, 0); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("make answer: %w", err)
+	}
+	return f, nil
+}

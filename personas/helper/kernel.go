@@ -1,0 +1,125 @@
+package helper
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/ops"
+)
+
+// Bounds of the kernels that are kept.
+const (
+	maxKernelBytes = 1 << 30
+	maxKernels     = 64 // the least recently used go first
+)
+
+// kernels keeps kernels and initrds by digest, in a folder that is root's: what
+// a VM boots cannot change under it, and needs no check when it starts.
+type kernels struct{ dir string }
+
+// open returns the content with this digest for reading.
+func (k *kernels) open(digest string) (*os.File, error) {
+	path := filepath.Join(k.dir, digest)
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &ops.Error{Code: ops.NotFound, Message: "no kernel or initrd with digest " + digest}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open kernel: %w", err)
+	}
+	now := time.Now()
+	if err := os.Chtimes(path, now, now); err != nil { // for prune
+		f.Close()
+		return nil, fmt.Errorf("open kernel: %w", err)
+	}
+	return f, nil
+}
+
+func (k *kernels) have(digest string) bool {
+	_, err := os.Stat(filepath.Join(k.dir, digest))
+	return err == nil
+}
+
+// put copies src to where open finds it, if src has this digest.
+func (k *kernels) put(ctx context.Context, digest string, src *os.File) (err error) {
+	tmp, err := os.CreateTemp(k.dir, ".tmp-")
+	if err != nil {
+		return fmt.Errorf("keep kernel: %w", err)
+	}
+	defer func() {
+		tmp.Close()
+		if err != nil {
+			os.Remove(tmp.Name())
+		}
+	}()
+	sum := sha256.New()
+	in := io.LimitReader(contextReader{ctx, io.NewSectionReader(src, 0, maxKernelBytes+1)}, maxKernelBytes+1)
+	n, err := io.Copy(io.MultiWriter(tmp, sum), in)
+	switch {
+	case errors.Is(err, unix.ENOSPC):
+		return &ops.Error{Code: ops.Limit, Message: "keep kernel: no space in " + k.dir}
+	case err != nil:
+		return fmt.Errorf("keep kernel: %w", err)
+	case n > maxKernelBytes:
+		return &ops.Error{Code: ops.Limit, Message: "keep kernel: larger than 1 GiB"}
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); got != digest {
+		return &ops.Error{Code: ops.Invalid, Message: "keep kernel: content has digest " + got + ", not " + digest}
+	}
+	if err := tmp.Chmod(0o444); err != nil {
+		return fmt.Errorf("keep kernel: %w", err)
+	}
+	if err := tmp.Sync(); err != nil {
+		return fmt.Errorf("keep kernel: %w", err)
+	}
+	if err := os.Rename(tmp.Name(), filepath.Join(k.dir, digest)); err != nil {
+		return fmt.Errorf("keep kernel: %w", err)
+	}
+	return k.prune()
+}
+
+// prune keeps the number of files bounded. A VM that runs has its kernel open
+// and loses nothing; one that starts asks the daemon to put it again.
+func (k *kernels) prune() error {
+	entries, err := os.ReadDir(k.dir)
+	if err != nil {
+		return fmt.Errorf("prune kernels: %w", err)
+	}
+	var infos []fs.FileInfo
+	for _, e := range entries {
+		info, err := e.Info()
+		if err == nil && e.Name()[0] != '.' {
+			infos = append(infos, info)
+		}
+	}
+	sort.Slice(infos, func(i, j int) bool { return infos[i].ModTime().After(infos[j].ModTime()) })
+	var errs []error
+	for _, info := range infos[min(len(infos), maxKernels):] {
+		errs = append(errs, os.Remove(filepath.Join(k.dir, info.Name())))
+	}
+	return errors.Join(errs...)
+}
+
+// contextReader ends a copy when its context ends.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}

@@ -1,0 +1,226 @@
+package helper
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"banger/fc/jail"
+	"banger/ops"
+)
+
+// maxVMs bounds the reservations of one owner.
+const maxVMs = 256
+
+// record is what outlives the helper of a reservation. It is written before the
+// VM has anything on the host.
+type record struct {
+	Handle  string  `json:"handle"`
+	ID      string  `json:"id"`
+	Slot    int     `json:"slot"`
+	Request string  `json:"request"` // that reserved it
+	Start   string  `json:"start"`   // request that started it last
+	Net     string  `json:"net"`     // policy of the last start
+	Disks   []inode `json:"disks"`   // that the VMM may write
+}
+
+// reservation is one VM as the helper knows it.
+//
+//	reserved --VMStart--> running --VMStop, VMM exits--> reserved --VMRelease--> (gone)
+type reservation struct {
+	// mu is held for the length of an operation on this VM: it is for the I/O.
+	// Order: reservation.mu, then table.mu.
+	mu      sync.Mutex
+	rec     record
+	process *jail.Process // nil unless a VMM was started and not yet cleared away
+	gone    bool          // released while somebody waited for mu
+}
+
+// table is every reservation, also on disk.
+type table struct {
+	dir string
+
+	// mu guards the fields that follow, and the files in dir. It is held for
+	// microseconds.
+	mu      sync.Mutex
+	byID    map[string]*reservation
+	handles map[string]*reservation
+	slots   map[int]*reservation
+	writers map[inode]*reservation // who may write a disk
+}
+
+// loadTable reads what an earlier helper had reserved.
+func loadTable(dir string) (*table, error) {
+	t := &table{
+		dir:     dir,
+		byID:    make(map[string]*reservation),
+		handles: make(map[string]*reservation),
+		slots:   make(map[int]*reservation),
+		writers: make(map[inode]*reservation),
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("load reservations: %w", err)
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if filepath.Ext(path) != ".json" {
+			if err := os.Remove(path); err != nil { // a write that a crash cut short
+				return nil, fmt.Errorf("load reservations: %w", err)
+			}
+			continue
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("load reservations: %w", err)
+		}
+		r := &reservation{}
+		if err := json.Unmarshal(data, &r.rec); err != nil {
+			return nil, fmt.Errorf("load reservation %s: %w", path, err)
+		}
+		t.addLocked(r)
+	}
+	return t, nil
+}
+
+func (t *table) addLocked(r *reservation) {
+	t.byID[r.rec.ID], t.handles[r.rec.Handle], t.slots[r.rec.Slot] = r, r, r
+	for _, d := range r.rec.Disks {
+		t.writers[d] = r
+	}
+}
+
+// reserve takes the lowest free slot. The same request gets the same answer.
+func (t *table) reserve(request string) (*reservation, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, r := range t.handles {
+		if r.rec.Request == request {
+			return r, nil
+		}
+	}
+	slot := 0
+	for t.slots[slot] != nil {
+		slot++
+	}
+	if slot >= maxVMs {
+		return nil, &ops.Error{Code: ops.Limit, Message: fmt.Sprintf("%d VMs are reserved already", maxVMs),
+			HintText: "delete VMs that you do not need"}
+	}
+	var secret [20]byte
+	if _, err := io.ReadFull(rand.Reader, secret[:]); err != nil {
+		return nil, fmt.Errorf("reserve: %w", err)
+	}
+	r := &reservation{rec: record{
+		Handle:  hex.EncodeToString(secret[:16]),
+		ID:      hex.EncodeToString(secret[16:]),
+		Slot:    slot,
+		Request: request,
+	}}
+	if t.byID[r.rec.ID] != nil {
+		return nil, errors.New("reserve: id is taken, try again")
+	}
+	if err := t.saveLocked(&r.rec); err != nil {
+		return nil, err
+	}
+	t.addLocked(r)
+	return r, nil
+}
+
+// save writes the record of r, whose mu the caller holds.
+func (t *table) save(r *reservation) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.saveLocked(&r.rec)
+}
+
+// saveLocked replaces a record at once. The folder is on a tmpfs: it ends with
+// the boot, as the VMs do, so nothing is synced.
+func (t *table) saveLocked(rec *record) error {
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("save reservation: %w", err)
+	}
+	path := filepath.Join(t.dir, rec.ID+".json")
+	if err := os.WriteFile(path+".tmp", data, 0o600); err != nil {
+		return fmt.Errorf("save reservation: %w", err)
+	}
+	if err := os.Rename(path+".tmp", path); err != nil {
+		return fmt.Errorf("save reservation: %w", err)
+	}
+	return nil
+}
+
+// lock returns the reservation with this handle, locked. The caller unlocks it.
+func (t *table) lock(handle string) (*reservation, error) {
+	t.mu.Lock()
+	r := t.handles[handle]
+	t.mu.Unlock()
+	if r != nil {
+		r.mu.Lock()
+		if !r.gone {
+			return r, nil
+		}
+		r.mu.Unlock()
+	}
+	return nil, &ops.Error{Code: ops.NotFound, Message: "no VM has this handle"}
+}
+
+// forget removes r, whose mu the caller holds, from memory and disk.
+func (t *table) forget(r *reservation) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := os.Remove(filepath.Join(t.dir, r.rec.ID+".json")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("forget reservation: %w", err)
+	}
+	delete(t.byID, r.rec.ID)
+	delete(t.handles, r.rec.Handle)
+	delete(t.slots, r.rec.Slot)
+	r.gone = true
+	return nil
+}
+
+// all returns the reservations of this moment.
+func (t *table) all() []*reservation {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := make([]*reservation, 0, len(t.handles))
+	for _, r := range t.handles {
+		list = append(list, r)
+	}
+	return list
+}
+
+// claim notes that r alone may write these disks, or refuses.
+func (t *table) claim(r *reservation, disks []file) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, d := range disks {
+		if other := t.writers[d.inode]; !d.readOnly && other != nil {
+			return &ops.Error{Code: ops.Conflict, Message: "a disk is in use by VM " + other.rec.ID}
+		}
+	}
+	for _, d := range disks {
+		if !d.readOnly {
+			t.writers[d.inode] = r
+			r.rec.Disks = append(r.rec.Disks, d.inode)
+		}
+	}
+	return nil
+}
+
+// unclaim gives up the disks of r, whose mu the caller holds.
+func (t *table) unclaim(r *reservation) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, d := range r.rec.Disks {
+		delete(t.writers, d)
+	}
+	r.rec.Disks = nil
+}
