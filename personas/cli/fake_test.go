@@ -65,8 +65,9 @@ type fakeDaemon struct {
 }
 
 func newFake(t *testing.T) *fakeDaemon {
-	// Whatever this machine's shells read when they start is not ours.
-	home := link.ExecDefaults{Env: []string{"HOME=" + t.TempDir()}}
+	// Whatever this machine's shells read when they start is not ours, nor what
+	// their line editors do with what is typed ahead.
+	home := link.ExecDefaults{Env: []string{"HOME=" + t.TempDir(), "SHELL=/bin/sh"}}
 	d := &fakeDaemon{
 		t: t, socket: filepath.Join(t.TempDir(), "d.sock"), agent: agent.New(agent.Config{Defaults: home}),
 		vms: map[string]*api.VM{}, fail: map[string]*api.Error{}, block: map[string]chan string{}, held: make(chan struct{}, 16),
