@@ -16,12 +16,13 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"banger/install/doctor"
 	"banger/install/inventory"
 	"banger/personas/api"
 )
 
 // Config is what the command line needs to know of the program around it. The
-// zero value works, without a doctor.
+// zero value works.
 type Config struct {
 	// Socket is where bangerd is asked. Empty is api.SocketPath, where root
 	// also starts it if nobody answers; elsewhere it is never started.
@@ -30,16 +31,9 @@ type Config struct {
 	// Scope says where the inventory looks besides the usual places.
 	Scope inventory.Scope
 
-	// Doctor runs the checks of this host. It only reads.
-	Doctor func(context.Context) []Check
-}
-
-// Check is one line of `banger doctor`.
-type Check struct {
-	Name   string `json:"name"`
-	Status string `json:"status"` // ok, info, warn or fail
-	Detail string `json:"detail"`
-	Hint   string `json:"hint,omitempty"` // what to do, where something is to be done
+	// Host is what the doctor looks at, with the probes that only other
+	// packages can make. An empty StateDir is found by itself.
+	Host doctor.Host
 }
 
 // grammar is the whole command line.

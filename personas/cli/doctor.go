@@ -2,7 +2,11 @@ package cli
 
 import (
 	"context"
-	"errors"
+	"os"
+	"path/filepath"
+
+	"banger/install/doctor"
+	"banger/personas/cli/bringup"
 )
 
 // doctorCmd is `banger doctor`.
@@ -16,35 +20,47 @@ func (doctorCmd) Help() string {
     banger doctor --output json | jq '.[] | select(.status != "ok")'`
 }
 
-// exitUnfit is the exit code of a doctor who has found that VMs cannot run.
-const exitUnfit = 1
-
 // Run prints the checks.
 func (doctorCmd) Run(ctx context.Context, a *app) error {
-	if a.config.Doctor == nil {
-		return errors.New("run checks: this build has none")
+	host := a.config.Host
+	if host.StateDir == "" {
+		host.StateDir = a.stateDir(ctx)
 	}
-	checks := a.config.Doctor(ctx)
-	if err := a.printChecks(checks); err != nil {
+	lines := doctor.Run(ctx, doctor.Checks(host))
+	if err := a.printChecks(lines); err != nil {
 		return err
 	}
-	for _, c := range checks {
-		if c.Status == "fail" {
-			return &exitStatus{code: exitUnfit}
-		}
+	if code := doctor.ExitCode(lines); code != 0 {
+		return &exitStatus{code: code}
 	}
 	return nil
 }
 
-func (a *app) printChecks(checks []Check) error {
-	if a.json {
-		return a.printJSON(list(checks))
+// stateDir returns where the state lives: a daemon that runs knows, else it is
+// where one would be started.
+func (a *app) stateDir(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, quickTimeout)
+	defer cancel()
+	if v, err := a.client().Version(ctx); err == nil && v.State != "" {
+		return v.State
 	}
-	rows := make([][]string, 0, len(checks))
-	for _, c := range checks {
-		rows = append(rows, []string{c.Status, c.Name, c.Detail})
-		if c.Hint != "" {
-			rows = append(rows, []string{"", "", "-> " + c.Hint})
+	if os.Geteuid() == 0 {
+		// Without an owner there is no directory yet; the check says so.
+		owner, _ := bringup.InvokingOwner()
+		return owner.StateDir
+	}
+	return filepath.Join(os.Getenv("HOME"), bringup.StateInHome)
+}
+
+func (a *app) printChecks(lines []doctor.Line) error {
+	if a.json {
+		return a.printJSON(list(lines))
+	}
+	rows := make([][]string, 0, len(lines))
+	for _, l := range lines {
+		rows = append(rows, []string{string(l.Status), l.Name, l.Detail})
+		if l.Hint != "" {
+			rows = append(rows, []string{"", "", "-> " + l.Hint})
 		}
 	}
 	return a.printTable([]string{"STATUS", "CHECK", "FOUND"}, rows)

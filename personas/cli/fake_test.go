@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/install/doctor"
 	"banger/personas/api"
 	"banger/personas/guest/agent"
 	"banger/personas/guest/link"
@@ -36,8 +37,10 @@ func TestMain(m *testing.M) {
 func testConfig(socket string) Config {
 	return Config{
 		Socket: socket,
-		Doctor: func(context.Context) []Check {
-			return []Check{{"kvm", "fail", "missing\x1b[2J", "load kvm"}, {"space", "ok", "9 GiB", ""}}
+		Host: doctor.Host{
+			KVM: func(context.Context) doctor.Result {
+				return doctor.Result{Status: doctor.Fail, Detail: "missing\x1b[2J", Hint: "load kvm"}
+			},
 		},
 	}
 }

@@ -19,6 +19,9 @@ const PlainRootID = 1891237887
 // plainRootState is where the state of plain root lives.
 const plainRootState = "/var/lib/banger"
 
+// StateInHome is where the state lives below the home of its owner.
+const StateInHome = ".local/share/banger"
+
 // Owner is whose VMs these are.
 type Owner struct {
 	UID, GID int
@@ -70,7 +73,7 @@ func userOwner(uid int, lookup func(string) (*user.User, error)) (Owner, error) 
 	if !filepath.IsAbs(u.HomeDir) {
 		return Owner{}, fmt.Errorf("home of user %d: %q is not an absolute path", uid, u.HomeDir)
 	}
-	return Owner{UID: uid, GID: gid, Home: u.HomeDir, StateDir: filepath.Join(u.HomeDir, ".local/share/banger")}, nil
+	return Owner{UID: uid, GID: gid, Home: u.HomeDir, StateDir: filepath.Join(u.HomeDir, StateInHome)}, nil
 }
 
 // parseID refuses 0: nothing here ever runs as root for an owner.
