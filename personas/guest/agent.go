@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -151,7 +152,25 @@ func runAgent(ctx context.Context, version string) error {
 		Disk:     config.Disk,
 		Grow:     func() (int64, error) { return rootfs.Grow(config.Disk) },
 		Shutdown: func(req link.ShutdownRequest) error { return end(config, req) },
-	}).Serve(ctx, listener)
+	}).Serve(ctx, hostOnly{listener})
+}
+
+// hostOnly takes connections of the host alone. A process in the guest can reach
+// the port as well, by the loopback of vsock, and must not become root by it.
+type hostOnly struct{ net.Listener }
+
+// Accept waits for the next connection that comes from the host.
+func (l hostOnly) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if from, ok := conn.RemoteAddr().(*vsock.Addr); ok && from.ContextID == vsock.Host {
+			return conn, nil
+		}
+		conn.Close()
+	}
 }
 
 // greet tells the host that the guest is ready.

@@ -2,6 +2,7 @@ package guest_test
 
 import (
 	"crypto/sha256"
+	"errors"
 	"io"
 	"net/netip"
 	"os"
@@ -136,6 +137,40 @@ func TestBootSystemd(t *testing.T) {
 	m.shutdown(t, link.ShutdownRequest{})
 	if !strings.Contains(m.console.String(), "reboot: Restarting system") {
 		t.Error("systemd did not end the guest")
+	}
+}
+
+// A guest that cannot boot says why, and ends.
+func TestBootFails(t *testing.T) {
+	image := diskOf(t, "", 16)
+	for name, test := range map[string]struct {
+		spoil func(*link.BootConfig)
+		want  string
+	}{
+		"no init":    {func(c *link.BootConfig) { c.Init = link.InitImage }, "find the image's init"},
+		"no disk":    {func(c *link.BootConfig) { c.Disk.Device = "vdz" }, `wait for disk "/dev/vdz"`},
+		"not a disk": {func(c *link.BootConfig) { c.Disk.FSType = "vfat" }, "mount vfat"},
+		"no upper":   {func(c *link.BootConfig) { c.Disk.Upper = "vdz" }, `wait for disk "/dev/vdz"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asset(t, "BANGER_TEST_KERNEL", "kernel-cloud")
+			m := start(t, image)
+			c := config()
+			test.spoil(&c)
+			_, err := m.boot(t, c)
+			var failure *link.Failure
+			if !errors.As(err, &failure) || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v", err)
+			}
+			select {
+			case <-m.ended:
+			case <-time.After(30 * time.Second):
+				t.Error("the guest does not end")
+			}
+			if !strings.Contains(m.console.String(), test.want) {
+				t.Error("the console does not say why")
+			}
+		})
 	}
 }
 

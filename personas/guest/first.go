@@ -17,9 +17,11 @@ import (
 )
 
 const (
-	// bootTimeout bounds the way from the first instruction to the agent: a
-	// disk or a host that does not come is told, and not waited for for ever.
+	// bootTimeout bounds the way from the first instruction to the agent, and
+	// diskTimeout its wait for the disks: what does not come is told, and not
+	// waited for for ever.
 	bootTimeout = 60 * time.Second
+	diskTimeout = 15 * time.Second
 	// endGrace is how long processes have after SIGTERM, under our own init.
 	endGrace = 10 * time.Second
 )
@@ -45,7 +47,8 @@ type boot struct {
 	warnings []error
 }
 
-// run is the boot from its begin to its end. It returns an error, or never.
+// run is the boot from its begin to its end. It returns an error, or never. What
+// does not need each other runs side by side: half of the time is the kernel's.
 func (b *boot) run(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
@@ -55,14 +58,22 @@ func (b *boot) run(ctx context.Context) error {
 	}
 	b.warn(missing...)
 	openConsole()
-	b.warn(rootfs.LoadModules(agent.KernelRelease())...)
+	release := agent.KernelRelease()
+	modules := begin(func() []error { return rootfs.LoadModules(release) })
 
 	config, err := b.ask(ctx)
 	if err != nil {
+		b.warn(modules()...)
 		return err
 	}
+	network := begin(func() (up network) {
+		modules() // the interface's is the last of them
+		up.nic, up.err = nic.Up(config.Network)
+		return up
+	})
 	b.warn(setIdentity(config)...)
-	root, err := rootfs.Mount(ctx, agent.KernelRelease(), config.Disk)
+	root, err := mountRoot(ctx, release, config.Disk)
+	b.warn(modules()...)
 	if err != nil {
 		return err
 	}
@@ -74,8 +85,35 @@ func (b *boot) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.settle(config, root)
+	b.settle(config, root, network())
 	return b.hand(config, root, init)
+}
+
+func mountRoot(ctx context.Context, release string, disk link.Disk) (*rootfs.Root, error) {
+	ctx, cancel := context.WithTimeout(ctx, diskTimeout)
+	defer cancel()
+	return rootfs.Mount(ctx, release, disk)
+}
+
+// begin runs fn beside the caller, and returns a function that waits for its
+// result.
+func begin[T any](fn func() T) (wait func() T) {
+	done := make(chan struct{})
+	var result T
+	go func() {
+		defer close(done)
+		result = fn()
+	}()
+	return func() T {
+		<-done
+		return result
+	}
+}
+
+// network is what came of bringing it up.
+type network struct {
+	nic string
+	err error
 }
 
 // ask dials the host and receives the boot configuration.
@@ -92,17 +130,16 @@ func (b *boot) ask(ctx context.Context) (config link.BootConfig, err error) {
 }
 
 // settle does what a guest can also live without.
-func (b *boot) settle(config link.BootConfig, root *rootfs.Root) {
+func (b *boot) settle(config link.BootConfig, root *rootfs.Root, up network) {
 	if config.Disk.Grow {
 		if _, err := rootfs.Grow(root.Own); err != nil {
 			b.warn(err)
 		}
 	}
-	name, err := nic.Up(config.Network)
-	if err != nil {
-		b.warn(err)
+	if up.err != nil {
+		b.warn(up.err)
 	}
-	b.warn(etc.Tree{Root: "/"}.Apply(config, name)...)
+	b.warn(etc.Tree{Root: "/"}.Apply(config, up.nic)...)
 }
 
 // hand starts the agent, and makes PID 1 what it is from now on.

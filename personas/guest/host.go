@@ -17,7 +17,7 @@ import (
 
 // redial is the time between two tries to reach the host. There is no event for
 // a transport that comes up.
-const redial = 20 * time.Millisecond
+const redial = 5 * time.Millisecond
 
 // A host is the connection on which this guest was configured.
 type host struct {
