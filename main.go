@@ -7,6 +7,7 @@ import (
 
 	"banger/fc/jail"
 	"banger/personas"
+	"banger/personas/checkup"
 	"banger/personas/cli"
 	"banger/personas/daemon"
 	"banger/personas/guest"
@@ -34,7 +35,7 @@ func main() {
 }
 
 func runCLI(args []string) int {
-	return cli.Main(context.Background(), args, cli.Config{})
+	return cli.Main(context.Background(), args, cli.Config{Scope: checkup.Scope, Host: checkup.Host})
 }
 
 func runVMM(args []string) int {
