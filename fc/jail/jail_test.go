@@ -61,7 +61,7 @@ type view struct {
 	Kernel            string
 	Hostname          string
 	Session           int
-	Files             uint64
+	Limits            []uint64
 	Umask             int
 	Mounts            []string
 	Tun, Null         string
@@ -162,9 +162,11 @@ func look() view {
 	v.Kernel = string(k)
 	v.Hostname, _ = os.Hostname()
 	v.Session, _ = unix.Getsid(0)
-	var lim unix.Rlimit
-	unix.Getrlimit(unix.RLIMIT_NOFILE, &lim)
-	v.Files = lim.Max
+	for _, which := range []int{unix.RLIMIT_NOFILE, unix.RLIMIT_FSIZE, unix.RLIMIT_NPROC, unix.RLIMIT_CORE} {
+		var l unix.Rlimit
+		unix.Getrlimit(which, &l)
+		v.Limits = append(v.Limits, l.Max)
+	}
 	v.Umask = unix.Umask(0)
 	m, _ := os.ReadFile("/proc/self/mounts")
 	for line := range strings.Lines(string(m)) {

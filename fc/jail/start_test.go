@@ -29,6 +29,7 @@ func TestJail(t *testing.T) {
 
 	s := newSpec(t, "")
 	s.Disks = append(s.Disks, Disk{File: s.Disks[0].File, ReadOnly: true})
+	s.Limits = Limits{FileBytes: 1 << 30, Tasks: 100}
 	begin := time.Now()
 	p := start(t, s)
 	t.Logf("started in %v", time.Since(begin))
@@ -52,7 +53,7 @@ func TestJail(t *testing.T) {
 		{"bounding capabilities", v.CapBnd, "0000000000000000"},
 		{"no new privileges", v.NoNewPriv, "1"},
 		{"descriptors", v.FDs, []string{"0", "1", "2", "3"}}, // the last reads the directory
-		{"descriptor limit", v.Files, uint64(2048)},
+		{"limits", v.Limits, []uint64{2048, 1 << 30, 100, 0}},
 		{"umask", v.Umask, 0},
 		{"host name", v.Hostname, "web"},
 		{"kernel", v.Kernel, "a kernel"},
@@ -66,6 +67,13 @@ func TestJail(t *testing.T) {
 		}
 	}
 	checkRoot(t, &v)
+	for _, ns := range []string{"mnt", "pid", "ipc", "uts"} {
+		own, _ := os.Readlink("/proc/self/ns/" + ns)
+		its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", p.PID(), ns))
+		if own == its || err != nil {
+			t.Errorf("%s namespace %s, ours is %s, %v", ns, its, own, err)
+		}
+	}
 	if got, _ := os.ReadFile(s.Disks[0].File.Name()); !strings.HasPrefix(string(got), "written by the VMM") {
 		t.Errorf("disk holds %q on the host", got)
 	}
