@@ -1,0 +1,4 @@
+package vmm
+
+// useKVM tells whether the machine can be run by KVM.
+func useKVM() bool { return false }
