@@ -20,7 +20,7 @@ func TestBadFlags(t *testing.T) {
 		"--cpus 0", "--cpus -1", "--cpus 33", "--cpus two", "--cpus 1.5", "--cpus 99999999999999999999",
 		"--memory 0", "--memory -1", "--memory 512", "--memory 512x", "--memory 1m", "--memory 9999p", "--memory=",
 		"--disk 0", "--disk -5g", "--disk 1k", "--disk 99999999t", "--disk ten",
-		"--name=", "--name UPPER", "--name -x", "--name a/b", "--name ../a", "--name a.b", "--name a_b",
+		"--name UPPER", "--name -x", "--name a/b", "--name ../a", "--name a.b", "--name a_b",
 		"--name aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "--name x-",
 		"--net everything", "--net=", "--init systemd", "--init=", "--vmm bochs", "--vmm=", "--backend zfs", "--backend=",
 		"--env NOVALUE", "--env =x", "--workdir relative",

@@ -132,7 +132,7 @@ func TestSignalsReachTheGuest(t *testing.T) {
 	cmd.Process.Kill()
 	waitCode(t, cmd)
 	h.Must(host.Root, "banger", "vm", "exec", "web", "--", "sh", "-c",
-		`for i in $(seq 100); do grep -qs 4242 /proc/[0-9]*/cmdline || exit 0; sleep 0.1; done; exit 1`)
+		`for i in $(seq 100); do grep -qs '[4]242' /proc/[0-9]*/cmdline || exit 0; sleep 0.1; done; exit 1`)
 	h.Must(host.Root, "banger", "vm", "delete", "--force", "web")
 }
 
