@@ -196,15 +196,6 @@ func bind(s *ops.Server, m *machines, d *dns) {
 	ops.Bind(s, ops.Resolver, d.resolver)
 }
 
-func (m *machines) hello(context.Context, *ops.Call, ops.None) (ops.HelloReply, []*os.File, error) {
-	version, _, _ := personas.BuildInfo()
-	plan := m.net.Plan()
-	return ops.HelloReply{
-		Version: version, PID: os.Getpid(),
-		Prefix: plan.Link().String(), Gateway: plan.Gateway().String(),
-	}, nil, nil
-}
-
 func (m *machines) reserve(_ context.Context, call *ops.Call, _ ops.None) (ops.VMReserveReply, []*os.File, error) {
 	r, err := m.table.reserve(call.ID)
 	if err != nil {
