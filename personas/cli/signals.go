@@ -58,7 +58,9 @@ func (s *signals) take(handler func(syscall.Signal), more ...os.Signal) (release
 	before := s.handler
 	s.handler = handler
 	signal.Notify(s.received, endSignals...)
-	signal.Notify(s.received, more...)
+	if len(more) > 0 { // no signal at all would mean every signal, those of Go's runtime included
+		signal.Notify(s.received, more...)
+	}
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
