@@ -138,7 +138,7 @@ func TestStartFails(t *testing.T) {
 		want   string
 		is     error
 	}{
-		{"VMM that dies is told with what it said", "die", nil, `exit status 3; the VMM said "cannot go on"`, ErrExited},
+		{"VMM that dies is told with what it said", "die", nil, `exit status 3; the VMM said "cannot go on`, ErrExited},
 		{"VMM without a socket times out", "silent", nil, "timed out", ErrWaitTimeout},
 		{"link in place of the socket is not followed", "link", nil, "not a socket", nil},
 		{"binary that is none", "", func(s *Spec) { s.Binary = notBinary(s) }, "execute /vmm: exec format error", nil},
