@@ -39,8 +39,10 @@ var completions = []struct {
 // completer starts a fake daemon, and a directory with banger and somefile.
 func completer(t *testing.T) (d *fakeDaemon, dir string, env []string) {
 	d = newFake(t)
-	d.vms["web"], d.vms["db"] = &api.VM{Name: "web"}, &api.VM{Name: "db"}
-	d.images = []api.Image{{Name: "debian"}}
+	d.with(func() {
+		d.vms["web"], d.vms["db"] = &api.VM{Name: "web"}, &api.VM{Name: "db"}
+		d.images = []api.Image{{Name: "debian"}}
+	})
 	dir = t.TempDir()
 	if err := os.Symlink(os.Args[0], filepath.Join(dir, "banger")); err != nil {
 		t.Fatal(err)

@@ -93,7 +93,9 @@ func (d *fakeDaemon) listen() {
 	})
 	mux.HandleFunc("GET /v1/inventory", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, `{"b":1,"a":2}`) })
 	mux.HandleFunc("GET /v1/vms", d.list)
-	mux.HandleFunc("GET /v1/images", func(w http.ResponseWriter, r *http.Request) { json.NewEncoder(w).Encode(d.images) })
+	mux.HandleFunc("GET /v1/images", func(w http.ResponseWriter, r *http.Request) {
+		d.with(func() { json.NewEncoder(w).Encode(d.images) })
+	})
 	mux.HandleFunc("POST /v1/vms", d.create)
 	mux.HandleFunc("GET /v1/vms/{name}", d.show)
 	mux.HandleFunc("DELETE /v1/vms/{name}", d.delete)
@@ -103,10 +105,9 @@ func (d *fakeDaemon) listen() {
 	})
 	mux.HandleFunc("POST /v1/images", d.importFile)
 	mux.HandleFunc("POST /v1/kernels", d.importFile)
-	d.mu.Lock()
-	d.server = &http.Server{Handler: mux}
-	d.mu.Unlock()
-	go d.server.Serve(l)
+	server := &http.Server{Handler: mux}
+	d.with(func() { d.server = server })
+	go server.Serve(l)
 }
 
 // die ends all connections, as a kill -9 does.
@@ -127,6 +128,21 @@ func (d *fakeDaemon) did(format string, args ...any) *api.Error {
 	defer d.mu.Unlock()
 	d.calls = append(d.calls, call)
 	return d.fail[call]
+}
+
+// with runs do, which may touch what the daemon knows.
+func (d *fakeDaemon) with(do func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	do()
+}
+
+func (d *fakeDaemon) spec() (s api.VMSpec)           { d.with(func() { s = d.specs[0] }); return s }
+func (d *fakeDaemon) content() (s string)            { d.with(func() { s = string(d.got) }); return s }
+func (d *fakeDaemon) request() (r api.ImportRequest) { d.with(func() { r = d.req }); return r }
+func (d *fakeDaemon) has(name string) (is bool) {
+	d.with(func() { is = d.vms[name] != nil })
+	return is
 }
 
 // log returns all calls so far.
@@ -172,12 +188,8 @@ func (d *fakeDaemon) create(w http.ResponseWriter, r *http.Request) {
 	if d.blocked(r, "create") {
 		return
 	}
-	d.mu.Lock()
-	vm := &api.VM{ID: "id-" + spec.Name, Name: spec.Name, State: api.Stopped, Spec: spec}
-	d.vms[spec.Name], d.vms[vm.ID] = vm, vm
-	delete(d.vms, vm.ID)
-	d.specs = append(d.specs, spec)
-	d.mu.Unlock()
+	vm := api.VM{ID: "id-" + spec.Name, Name: spec.Name, State: api.Stopped, Spec: spec}
+	d.with(func() { d.vms[spec.Name], d.specs = &vm, append(d.specs, spec) })
 	d.answer(w, vm)
 }
 
@@ -195,14 +207,17 @@ func (d *fakeDaemon) blocked(r *http.Request, call string) bool {
 	return true
 }
 
+// find returns a copy of the VM that is asked for.
 func (d *fakeDaemon) find(w http.ResponseWriter, r *http.Request) *api.VM {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	vm := d.vms[strings.TrimPrefix(r.PathValue("name"), "id-")]
 	if vm == nil {
 		refuse(w, &api.Error{Code: api.CodeNotFound, Message: "no VM " + r.PathValue("name")})
+		return nil
 	}
-	return vm
+	clone := *vm
+	return &clone
 }
 
 func (d *fakeDaemon) show(w http.ResponseWriter, r *http.Request) {
@@ -249,9 +264,8 @@ func (d *fakeDaemon) verb(w http.ResponseWriter, r *http.Request) {
 		if d.blocked(r, verb) {
 			return
 		}
-		d.mu.Lock()
 		vm.State = map[string]api.State{"start": api.Running, "restart": api.Running, "stop": api.Stopped, "kill": api.Stopped}[verb]
-		d.mu.Unlock()
+		d.with(func() { d.vms[vm.Name] = vm })
 		d.answer(w, vm)
 	}
 }

@@ -18,11 +18,13 @@ import (
 
 func TestListAndShow(t *testing.T) {
 	d := newFake(t)
-	d.vms["web"] = &api.VM{
-		ID: "id-web", Name: "web", State: api.Running, Emulated: true, Address: "10.1.2.3", VMM: api.VMMQEMU, PID: 7,
-		Spec: api.VMSpec{Name: "web", Image: "deb\x1b[2Jian", CPUs: 2, MemMiB: 512}, CreatedAt: time.Now().Add(-90 * time.Minute),
-	}
-	d.vms["db"] = &api.VM{ID: "id-db", Name: "db", State: api.Stopped, Reason: "ended\u009b2J", Image: "sha256:0123456789abcdef", CreatedAt: time.Now()}
+	d.with(func() {
+		d.vms["web"] = &api.VM{
+			ID: "id-web", Name: "web", State: api.Running, Emulated: true, Address: "10.1.2.3", VMM: api.VMMQEMU, PID: 7,
+			Spec: api.VMSpec{Name: "web", Image: "deb\x1b[2Jian", CPUs: 2, MemMiB: 512}, CreatedAt: time.Now().Add(-90 * time.Minute),
+		}
+		d.vms["db"] = &api.VM{ID: "id-db", Name: "db", State: api.Stopped, Reason: "ended\u009b2J", Image: "sha256:0123456789abcdef", CreatedAt: time.Now()}
+	})
 	want := `NAME   STATE                IMAGE          CPUS   MEMORY   ADDRESS    VMM    AGE
 db     stopped              0123456789ab   0                                 0s
 web    running (emulated)   deb^[[2Jian    2      512MiB   10.1.2.3   qemu   1h
@@ -49,7 +51,7 @@ web    running (emulated)   deb^[[2Jian    2      512MiB   10.1.2.3   qemu   1h
 	if strings.ContainsRune(got.out, '\u009b') {
 		t.Error("json: a control character passes unescaped")
 	}
-	clear(d.vms)
+	d.with(func() { clear(d.vms) })
 	if got := d.call("vm", "list", "-o", "json"); got.out != "[]\n" {
 		t.Errorf("no VM as JSON: %q", got.out)
 	}
@@ -61,9 +63,11 @@ web    running (emulated)   deb^[[2Jian    2      512MiB   10.1.2.3   qemu   1h
 func TestSeveralVMs(t *testing.T) {
 	d := newFake(t)
 	for _, n := range []string{"a", "b", "c"} {
-		d.vms[n] = &api.VM{ID: "id-" + n, Name: n}
+		d.with(func() { d.vms[n] = &api.VM{ID: "id-" + n, Name: n} })
 	}
-	d.fail["stop b"] = &api.Error{Code: api.CodeTimeout, Message: "stop b: no answer", HintText: "kill it"}
+	d.with(func() {
+		d.fail["stop b"] = &api.Error{Code: api.CodeTimeout, Message: "stop b: no answer", HintText: "kill it"}
+	})
 	got := d.call("vm", "stop", "-q", "a", "b", "nope", "c", "a")
 	if got.code != 125 || got.out != "a\nc\n" || got.err != "banger: stop b: no answer\nhint: kill it\nbanger: no VM nope\n" {
 		t.Errorf("%+v", got)
@@ -73,18 +77,18 @@ func TestSeveralVMs(t *testing.T) {
 	if err := json.Unmarshal([]byte(got.out), &vms); err != nil || len(vms) != 2 || vms[0].State != api.Running || vms[1].Name != "c" {
 		t.Errorf("%+v, %v", got, err)
 	}
-	d.fail["delete a false"] = &api.Error{Code: api.CodeConflict, Message: "a runs"}
+	d.with(func() { d.fail["delete a false"] = &api.Error{Code: api.CodeConflict, Message: "a runs"} })
 	if got := d.call("vm", "delete", "a"); got.code != 125 || !strings.Contains(got.err, "banger vm delete --force a") {
 		t.Errorf("%+v", got)
 	}
-	if got := d.call("vm", "rm", "--force", "a", "-o", "json"); got.code != 0 || !strings.Contains(got.out, `"name": "a"`) || d.vms["a"] != nil {
+	if got := d.call("vm", "rm", "--force", "a", "-o", "json"); got.code != 0 || !strings.Contains(got.out, `"name": "a"`) || d.has("a") {
 		t.Errorf("%+v", got)
 	}
 }
 
 func TestLogs(t *testing.T) {
 	d := newFake(t)
-	d.vms["web"] = &api.VM{Name: "web"}
+	d.with(func() { d.vms["web"] = &api.VM{Name: "web"} })
 	// A file gets what there is.
 	if got := d.call("vm", "logs", "web"); got.out != "boot\r\n\x1b[31mred\x1b[0m\r\n" {
 		t.Errorf("%+v", got)
@@ -111,22 +115,22 @@ func TestImports(t *testing.T) {
 	if err := os.WriteFile(path, []byte("content"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := d.call("image", "import", path); got.code != 0 || got.out != "my-debian-12\n" || string(d.got) != "content" {
-		t.Errorf("%+v, content %q", got, d.got)
+	if got := d.call("image", "import", path); got.code != 0 || got.out != "my-debian-12\n" || d.content() != "content" {
+		t.Errorf("%+v, content %q", got, d.content())
 	}
-	if d.req.Source != path || d.req.Default {
-		t.Errorf("request: %+v", d.req)
+	if d.request().Source != path || d.request().Default {
+		t.Errorf("request: %+v", d.request())
 	}
 	got := d.runWith(strings.NewReader("piped"), "image", "import", "--default", "--name", "x", "-")
-	if got.code != 0 || got.out != "x\n" || string(d.got) != "piped" || d.req.Source != "standard input" || !d.req.Default {
-		t.Errorf("%+v, content %q, %+v", got, d.got, d.req)
+	if got.code != 0 || got.out != "x\n" || d.content() != "piped" || d.request().Source != "standard input" || !d.request().Default {
+		t.Errorf("%+v, content %q, %+v", got, d.content(), d.request())
 	}
 	if err := os.Mkdir(dir+"/6.1.0-test", 0o700); err != nil {
 		t.Fatal(err)
 	}
 	got = d.call("kernel", "import", "--modules", dir+"/6.1.0-test/", path)
-	if got.code != 0 || !d.req.Modules || d.req.Release != "6.1.0-test" {
-		t.Errorf("%+v, %+v", got, d.req)
+	if got.code != 0 || !d.request().Modules || d.request().Release != "6.1.0-test" {
+		t.Errorf("%+v, %+v", got, d.request())
 	}
 }
 

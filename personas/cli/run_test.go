@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -39,9 +40,11 @@ func TestRunReturnsTheCommandsExitCode(t *testing.T) {
 			t.Errorf("%q: %+v", c.args, got)
 		}
 	}
-	if len(d.vms) != 0 {
-		t.Errorf("VMs are left: %v", d.vms)
-	}
+	d.with(func() {
+		if len(d.vms) != 0 {
+			t.Errorf("VMs are left: %v", d.vms)
+		}
+	})
 }
 
 func TestRunPassesTheSpec(t *testing.T) {
@@ -56,7 +59,7 @@ func TestRunPassesTheSpec(t *testing.T) {
 		Name: "web", Image: "debian", Kernel: "k", CPUs: 3, MemMiB: 1536, DiskBytes: 10 << 30, Net: "full",
 		Env: []string{"A=b,c=d", "E="}, User: "www", WorkDir: "/srv", Init: "banger", VMM: "qemu", Backend: "copy",
 	}
-	if g := d.specs[0]; fmt.Sprintf("%+v", g) != fmt.Sprintf("%+v", want) {
+	if g := d.spec(); fmt.Sprintf("%+v", g) != fmt.Sprintf("%+v", want) {
 		t.Errorf("got %+v\nwant %+v", g, want)
 	}
 	if log := d.log(); log != "create web, start web" {
@@ -83,7 +86,7 @@ func TestRunWithRmHoldsAndDeletes(t *testing.T) {
 	if log := d.log(); log != "create vm-1, hold vm-1, start vm-1, agent vm-1, delete vm-1 true" {
 		t.Errorf("calls: %s", log)
 	}
-	if s := d.specs[0]; !s.AutoRemove || s.Unheld {
+	if s := d.spec(); !s.AutoRemove || s.Unheld {
 		t.Errorf("spec: %+v", s)
 	}
 }
@@ -93,7 +96,7 @@ func TestDetachedRunWithRmIsNotHeld(t *testing.T) {
 	if got := d.run("vm", "run", "-d", "--rm"); got.code != 0 || got.out != "vm-1\n" {
 		t.Errorf("%+v", got)
 	}
-	if s := d.specs[0]; !s.AutoRemove || !s.Unheld {
+	if s := d.spec(); !s.AutoRemove || !s.Unheld {
 		t.Errorf("spec: %+v", s)
 	}
 	if log := d.log(); log != "create vm-1, start vm-1" {
@@ -120,7 +123,9 @@ func TestDetachedCommandOutlivesTheCLI(t *testing.T) {
 
 func TestFailedStartShowsWhyAndDeletes(t *testing.T) {
 	d := newFake(t)
-	d.fail["start vm-1"] = &api.Error{Code: api.CodeInternal, Message: "start vm-1: no answer", HintText: "the guest's last words:\r\npanic\x1b[2J", RequestID: "abc"}
+	d.with(func() {
+		d.fail["start vm-1"] = &api.Error{Code: api.CodeInternal, Message: "start vm-1: no answer", HintText: "the guest's last words:\r\npanic\x1b[2J", RequestID: "abc"}
+	})
 	got := d.run("vm", "run", "-q", "--rm", "--", "true")
 	want := "banger: start vm-1: no answer\nhint: the guest's last words:\n  panic^[[2J\nrequest: abc\n"
 	if got.code != 125 || got.err != want {
@@ -136,7 +141,9 @@ func TestFailedStartShowsWhyAndDeletes(t *testing.T) {
 
 func TestDaemonsUsageErrorIsUsage(t *testing.T) {
 	d := newFake(t)
-	d.fail["create vm-1"] = &api.Error{Code: api.CodeUsage, Message: "no image", HintText: "import one"}
+	d.with(func() {
+		d.fail["create vm-1"] = &api.Error{Code: api.CodeUsage, Message: "no image", HintText: "import one"}
+	})
 	if got := d.run("vm", "run", "--", "true"); got.code != 2 || got.err != "banger: no image\nhint: import one\n" {
 		t.Errorf("%+v", got)
 	}
@@ -211,7 +218,7 @@ func TestInterruptBeforeTheVMRuns(t *testing.T) {
 	} {
 		d := newFake(t)
 		stage := make(chan string)
-		d.block[c.block] = stage
+		d.with(func() { d.block[c.block] = stage })
 		cmd := d.cmd("vm", "run", "-q", fmt.Sprintf("--rm=%t", c.rm), "--", "true")
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -314,8 +321,10 @@ func TestKilledCLILetsGo(t *testing.T) {
 	signal, wait := d.startUntilReady("vm", "run", "-q", "--rm", "--", "sh", "-c", `echo ready; exec cat /dev/zero`)
 	await(t, d.held, "hold")
 	gone := make(chan error)
+	var held net.Conn
+	d.with(func() { held = d.holds[0] })
 	go func() {
-		_, err := d.holds[0].Read(make([]byte, 1))
+		_, err := held.Read(make([]byte, 1))
 		gone <- err
 	}()
 	signal(syscall.SIGKILL)
