@@ -1,11 +1,13 @@
 package guest_test
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"io"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +52,12 @@ func TestBootOwnInit(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", script, got, want)
 		}
 	}
+	var tty bytes.Buffer
+	code, err := link.Exec(t.Context(), m.dial(t), link.ExecRequest{Args: []string{"tty"}, TTY: true}, link.ExecIO{Stdout: &tty})
+	if err != nil || code != 0 || tty.String() != "/dev/pts/0\r\n" {
+		t.Errorf("terminal: %d, %q, %v", code, tty.String(), err)
+	}
+	copyThrough(t, m)
 	m.sh(t, "dd if=/dev/zero of=/data bs=1M count=20 2>/dev/null; echo kept >>/data")
 	m.shutdown(t, link.ShutdownRequest{})
 
@@ -59,6 +67,25 @@ func TestBootOwnInit(t *testing.T) {
 		t.Errorf("after a restart: %q", got)
 	}
 	again.shutdown(t, link.ShutdownRequest{Force: true})
+}
+
+// copyThrough copies a file into the guest and out again.
+func copyThrough(t *testing.T, m *vm) {
+	t.Helper()
+	dir := t.TempDir()
+	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<19)
+	if err := os.WriteFile(filepath.Join(dir, "in"), content, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if err := link.CopyIn(t.Context(), m.dial(t), []string{filepath.Join(dir, "in")}, "/opt/", link.CopyOptions{Owners: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := link.CopyOut(t.Context(), m.dial(t), []string{"/opt/in"}, filepath.Join(dir, "out"), link.CopyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "out")); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d of %d bytes came back, %v", len(got), len(content), err)
+	}
 }
 
 // An image that stays as it is, and a disk of the VM's own on top.
@@ -171,6 +198,17 @@ func TestBootFails(t *testing.T) {
 				t.Error("the console does not say why")
 			}
 		})
+	}
+}
+
+// An end that is asked for before systemd can hear of it is not forgotten.
+func TestShutdownRightAfterBoot(t *testing.T) {
+	m := start(t, diskOf(t, asset(t, "BANGER_TEST_SYSTEMD_ROOTFS", "debian-systemd.tar"), 500))
+	m.mustBoot(t, config())
+	begin := time.Now()
+	m.shutdown(t, link.ShutdownRequest{GraceSeconds: 50})
+	if took := time.Since(begin); took > 45*time.Second {
+		t.Errorf("it took %v", took)
 	}
 }
 

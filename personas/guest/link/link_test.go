@@ -204,3 +204,14 @@ func FuzzDecodeRequest(f *testing.F) {
 		}
 	})
 }
+
+func FuzzBootConfig(f *testing.F) {
+	f.Add([]byte(`{"hostname":"web","disk":{"device":"vda","upper":"vdb","grow":true},"network":{"addresses":["10.83.0.3/16"],"gateway":"10.83.0.1"}}`))
+	f.Add([]byte(`{"disk":{"device":"vda"},"hosts":[{"address":"::1","names":["a"]}],"files":[{"path":"/x","mode":420,"data":"eA=="}]}`))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		var c BootConfig
+		if frame.DecodeStrict(in, &c) == nil && c.Validate() == nil && (strings.ContainsAny(c.Hostname, "\n /") || !device(c.Disk.Device)) {
+			t.Fatalf("taken: %+v", c)
+		}
+	})
+}
