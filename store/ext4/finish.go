@@ -52,7 +52,7 @@ func (w *Writer) finish() (stats Stats, err error) {
 			return stats, err
 		}
 	}
-	g, p, err := settle(&w.alloc, w.opts, w.tree.inodes.n)
+	g, p, err := fit(&w.alloc, w.opts, w.tree.inodes.n)
 	if err != nil {
 		return stats, err
 	}

@@ -111,9 +111,9 @@ func (p *places) bitmap(i uint32) uint32 {
 	return 0
 }
 
-// settle chooses the geometry for the given size, or the smallest that leaves freeBytes, and
+// fit chooses the geometry for the given size, or the smallest that leaves freeBytes, and
 // places the metadata behind c.
-func settle(c *cursor, opts Options, inodes uint32) (geometry, places, error) {
+func fit(c *cursor, opts Options, inodes uint32) (geometry, places, error) {
 	if opts.SizeBytes != 0 {
 		g, err := shape(c.limit, inodes)
 		if err != nil {

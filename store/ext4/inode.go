@@ -89,7 +89,7 @@ func deviceNumber(major, minor uint32) (old, wide uint32) {
 	return 0, minor&0xff | major<<8 | minor&^0xff<<12
 }
 
-// rawInode is all that encodeInode needs.
+// rawInode is an inode as it is on disk.
 type rawInode struct {
 	mode      uint16
 	uid, gid  uint32

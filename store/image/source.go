@@ -95,11 +95,12 @@ func (d dirParts) open(name string) (io.ReadCloser, int64, error) {
 // tarParts are the files of a tar, at known places in a file.
 type tarParts struct {
 	at    io.ReaderAt
-	files map[string]extentOf
+	files map[string]region
 	links map[string]string
 }
 
-type extentOf struct{ off, size int64 }
+// region is a part of a file.
+type region struct{ off, size int64 }
 
 // maxParts bounds the entries of a container archive, which has a few per layer.
 const maxParts = 100_000
@@ -127,7 +128,7 @@ func (t *tarParts) add(h *tar.Header, off int64) error {
 		if h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.map"] != "" {
 			return fmt.Errorf("%w: %s is sparse", ErrCorrupt, name)
 		}
-		t.files[name] = extentOf{off, h.Size}
+		t.files[name] = region{off, h.Size}
 	case tar.TypeSymlink:
 		t.links[name] = path.Join(path.Dir(name), h.Linkname)
 	case tar.TypeLink:
@@ -142,7 +143,7 @@ func (t *tarParts) add(h *tar.Header, off int64) error {
 func indexTar(ctx context.Context, at io.ReaderAt, size int64) (*tarParts, error) {
 	r := io.NewSectionReader(at, 0, size)
 	t := tar.NewReader(r)
-	p := &tarParts{at: at, files: map[string]extentOf{}, links: map[string]string{}}
+	p := &tarParts{at: at, files: map[string]region{}, links: map[string]string{}}
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -170,7 +171,7 @@ func indexTar(ctx context.Context, at io.ReaderAt, size int64) (*tarParts, error
 // spool copies the parts of an archive that comes as a stream to file.
 func spool(ctx context.Context, r io.Reader, file *os.File, limits Limits) (*tarParts, error) {
 	t := tar.NewReader(r)
-	p := &tarParts{at: file, files: map[string]extentOf{}, links: map[string]string{}}
+	p := &tarParts{at: file, files: map[string]region{}, links: map[string]string{}}
 	for off := int64(0); ; {
 		if err := ctx.Err(); err != nil {
 			return nil, err
