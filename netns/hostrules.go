@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/google/nftables"
@@ -42,6 +43,28 @@ func (n *Namespace) ensureHostRules() error {
 		return fmt.Errorf("write the host's rules: %w", edge(err))
 	}
 	return nil
+}
+
+// RepairHostRules writes the host's rules again if somebody has flushed them. It
+// needs the host's namespace, and costs one question where all is well.
+func (n *Namespace) RepairHostRules(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c, err := transaction(n.host)
+	if err != nil {
+		return err
+	}
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return fmt.Errorf("list the host's tables: %w", edge(err))
+	}
+	for _, t := range tables {
+		if t.Name == n.name {
+			return nil
+		}
+	}
+	return n.ensureHostRules()
 }
 
 // removeHostRules deletes the host's table. Adding it first makes it no error if

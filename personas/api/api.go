@@ -89,8 +89,9 @@ const (
 	BackendCopy    Backend = "copy"
 )
 
-// Bounds of a VM's resources.
+// Bounds of a VM.
 const (
+	MaxEnvBytes  = 128 << 10 // all entries together, as a Linux guest's kernel takes
 	MaxCPUs      = 32
 	MinMemMiB    = 64
 	MaxMemMiB    = 1 << 20 // 1 TiB
@@ -179,18 +180,44 @@ func (s *VMSpec) Validate() error {
 	if err := oneOf("backend", s.Backend, BackendAuto, BackendReflink, BackendOverlay, BackendCopy); err != nil {
 		return err
 	}
+	env := 0
 	for _, kv := range s.Env {
 		if err := CheckEnv(kv); err != nil {
 			return err
 		}
+		if env += len(kv) + 1; env > MaxEnvBytes {
+			return fmt.Errorf("environment: want at most %d bytes", MaxEnvBytes)
+		}
 	}
 	if strings.ContainsRune(s.User, 0) || len(s.User) > 256 {
-		return fmt.Errorf("user %q: want a name or a number, optionally with :group", s.User)
+		return fmt.Errorf("user %q: want a name or a number, optionally with :group", clip(s.User))
 	}
-	if s.WorkDir != "" && !strings.HasPrefix(s.WorkDir, "/") {
-		return fmt.Errorf("workdir %q: want an absolute path in the guest", s.WorkDir)
+	if s.WorkDir != "" && (!strings.HasPrefix(s.WorkDir, "/") || strings.ContainsRune(s.WorkDir, 0) || len(s.WorkDir) > maxPath) {
+		return fmt.Errorf("workdir %q: want an absolute path in the guest", clip(s.WorkDir))
+	}
+	return checkRefs(s.Image, s.Kernel)
+}
+
+// maxPath bounds a path in the guest, in bytes, as Linux does.
+const maxPath = 4095
+
+// checkRefs refuses what names neither an image nor a kernel nor a digest.
+func checkRefs(refs ...string) error {
+	for _, ref := range refs {
+		if len(ref) > len("sha256:")+64 {
+			return fmt.Errorf("%q: want a name or a digest", clip(ref))
+		}
 	}
 	return nil
+}
+
+// clip keeps an error about a long text short.
+func clip(s string) string {
+	const most = 64
+	if len(s) <= most {
+		return s
+	}
+	return s[:most] + "..."
 }
 
 func oneOf[T ~string](what string, v T, allowed ...T) error {

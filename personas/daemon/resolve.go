@@ -53,6 +53,9 @@ func (d *Daemon) resolveOnce(ctx context.Context) error {
 		}
 		return fmt.Errorf("take resolver sockets: %v, %v", uerr, terr)
 	}
-	server := &names.Server{Lookup: d.vms.Lookup, Reverse: d.vms.Reverse, Prefix: prefix.Masked()}
+	server := &names.Server{
+		Lookup: d.vms.Lookup, Reverse: d.vms.Reverse, Prefix: prefix.Masked(),
+		Upstream: names.Upstream(names.HostConfig),
+	}
 	return server.Serve(ctx, pc, ln)
 }

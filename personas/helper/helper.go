@@ -152,7 +152,7 @@ func serve(ctx context.Context, log *slog.Logger, c config) error {
 	return network.Remove(context.WithoutCancel(ctx))
 }
 
-// watch keeps the logs bounded, and returns when the helper has been idle for
+// watch keeps the logs bounded and the host's rules in place, and returns when the helper has been idle for
 // long enough or ctx is done.
 func (m *machines) watch(ctx context.Context, log *slog.Logger, s *ops.Server) {
 	tick := time.NewTicker(2 * time.Second)
@@ -165,6 +165,9 @@ func (m *machines) watch(ctx context.Context, log *slog.Logger, s *ops.Server) {
 		}
 		if err := m.trimLogs(); err != nil {
 			log.Warn("trim serial logs, ignoring", "error", err)
+		}
+		if err := m.net.RepairHostRules(ctx); err != nil && ctx.Err() == nil {
+			log.Warn("repair the host's rules, ignoring", "error", err)
 		}
 		if s.Idle() > idleLimit && m.running() == 0 {
 			log.Info("leave", "idle", idleLimit)

@@ -83,7 +83,13 @@ func (k *kernels) put(ctx context.Context, digest string, src *os.File) (err err
 	if err := tmp.Sync(); err != nil {
 		return fmt.Errorf("keep kernel: %w", err)
 	}
-	if err := os.Rename(tmp.Name(), filepath.Join(k.dir, digest)); err != nil {
+	// What is there stays: a VM that starts right now has it open, and a file
+	// without a name cannot be mounted into its jail.
+	err = unix.Renameat2(unix.AT_FDCWD, tmp.Name(), unix.AT_FDCWD, filepath.Join(k.dir, digest), unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EEXIST) {
+		return os.Remove(tmp.Name())
+	}
+	if err != nil {
 		return fmt.Errorf("keep kernel: %w", err)
 	}
 	return k.prune()

@@ -27,8 +27,9 @@ import (
 const Domain = "vm"
 
 const (
-	// MaxUDP and MaxTCP bound a message in bytes, in either direction.
+	// MaxUDP bounds a datagram in bytes, in either direction.
 	MaxUDP = 4 << 10
+	// MaxTCP bounds a message over TCP in bytes, in either direction.
 	MaxTCP = 64<<10 - 1
 	// queryTimeout bounds one query, all its upstreams together.
 	queryTimeout = 2 * time.Second
