@@ -8,7 +8,8 @@ type Limits struct {
 	// Entries is the most entries that all layers together may have. Default 4 Mi.
 	Entries int
 	// Ratio is how many bytes may come out of one compressed byte, once RatioFree bytes
-	// have come out. Default 1000.
+	// have come out. Default 100: distributions pack to a third, and gzip can do a
+	// thousandth at the most.
 	Ratio int64
 	// RatioFree is how many bytes may come out whatever the ratio. Default 64 MiB.
 	RatioFree int64
@@ -25,7 +26,7 @@ type Limits struct {
 func (l Limits) withDefaults() Limits {
 	l.Bytes = orDefault(l.Bytes, 64<<30)
 	l.Entries = orDefault(l.Entries, 4<<20)
-	l.Ratio = orDefault(l.Ratio, 1000)
+	l.Ratio = orDefault(l.Ratio, 100)
 	l.RatioFree = orDefault(l.RatioFree, 64<<20)
 	l.Depth = orDefault(l.Depth, 256)
 	l.Path = orDefault(l.Path, 4096)
