@@ -147,9 +147,9 @@ func TestFullDisk(t *testing.T) {
 		}
 	})
 	t.Run("at create", func(t *testing.T) {
-		h := newHost(t, host.Config{StateFS: "ext4", StateMiB: 400, Seed: seed(t)})
+		h := newHost(t, host.Config{StateFS: "ext4", StateMiB: 800, Seed: seed(t)})
 		h.Must(host.Root, "banger", "image", "list")
-		h.Must(host.Root, "sh", "-c", "fallocate -l $(( ($(stat -f -c %a /var/lib) - 5120) * 4096 )) /var/lib/filler && sync")
+		h.Must(host.Root, "sh", "-c", "fallocate -l $(( $(stat -f -c '%a * %S' /var/lib) - (20 << 20) )) /var/lib/filler && sync")
 		r := h.Run(host.Root, "banger", "vm", "create", "--backend", "copy", "--name", "web")
 		if r.Code != 125 || !strings.Contains(r.Stderr, "space") || !strings.Contains(r.Stderr, "hint: ") {
 			t.Errorf("create: %v", r)

@@ -94,9 +94,9 @@ func TestCopyKeepsTrees(t *testing.T) {
 	h := bootHost(t)
 	tree := filepath.Join(h.Dir(), "tree")
 	h.Must(host.Root, "sh", "-c", `mkdir -p "$1/sub" && cd "$1" && echo a >a && ln -s ../a sub/link && chmod 750 sub &&
-		chmod 4755 a && truncate -s 64M sparse && echo end >>sparse && ln a hard && chown 12:34 a && mkfifo sub/fifo`, "sh", tree)
+		chown 12:34 a && chmod 4755 a && truncate -s 64M sparse && echo end >>sparse && ln a hard && mkfifo sub/fifo`, "sh", tree)
 	h.Must(host.Root, "banger", "vm", "run", "-d", "--name", "web")
-	h.Must(host.Root, "banger", "vm", "cp", tree, "web:/srv/")
+	h.Must(host.Root, "banger", "vm", "cp", "--archive", tree, "web:/srv/")
 	list := `cd "$0" && find . -printf '%P %y %m %U:%G %n %l\n' | sort; stat -c %b sparse | awk '{print ($1 < 1000) ? "sparse" : "full"}'`
 	want := h.Must(host.Root, "sh", "-c", list, tree)
 	if got := h.Must(host.Root, "banger", "vm", "exec", "web", "--", "sh", "-c", list, "/srv/tree"); got != want {
@@ -175,10 +175,11 @@ func TestSystemdGuest(t *testing.T) {
 	h.Must(host.Root, "banger", "image", "import", "--name", "systemd", asset(t, "debian-systemd.tar"))
 	// A shell is there before systemd is done.
 	h.Must(host.Root, "banger", "vm", "run", "-d", "--name", "sys", "--image", "systemd", "--memory", "512m")
-	if got := h.Must(host.Root, "banger", "vm", "exec", "sys", "--", "cat", "/proc/1/comm"); got != "systemd" {
+	if got := h.Must(host.Root, "banger", "vm", "exec", "sys", "--", "readlink", "/proc/1/exe"); !strings.HasSuffix(got, "/systemd") {
 		t.Errorf("PID 1 is %s", got)
 	}
-	state := h.Run(host.Root, "banger", "vm", "exec", "sys", "--", "systemctl", "is-system-running", "--wait")
+	state := h.Run(host.Root, "banger", "vm", "exec", "sys", "--", "sh", "-c",
+		"until [ -S /run/systemd/private ]; do sleep 0.1; done; systemctl is-system-running --wait")
 	if got := strings.TrimSpace(state.Stdout); got != "running" {
 		failed := h.Run(host.Root, "banger", "vm", "exec", "sys", "--", "systemctl", "--failed", "--no-legend")
 		t.Errorf("systemd is %s: %s", got, failed.Stdout)

@@ -3,6 +3,7 @@ package host
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -60,6 +61,9 @@ func (h *Host) Inventory(user User) []string {
 	return lines
 }
 
+// pids are the numbers of processes in a detail.
+var pids = regexp.MustCompile(`\bpid=\d+ ?`)
+
 // flatten turns JSON into lines of path and value.
 func flatten(path string, v any, lines *[]string) {
 	switch v := v.(type) {
@@ -74,7 +78,7 @@ func flatten(path string, v any, lines *[]string) {
 			flatten(path, value, lines)
 		}
 	default:
-		*lines = append(*lines, fmt.Sprintf("%s %v", path, v))
+		*lines = append(*lines, path+" "+pids.ReplaceAllString(fmt.Sprint(v), ""))
 	}
 }
 
