@@ -147,6 +147,7 @@ func explain(err error, requestID string) *api.Error {
 		e.HintText = "banger-helper does not run; a \"sudo banger vm list\" starts it"
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		e.Code = api.CodeNoSpace
+		e.HintText = "make room where banger keeps its state, or delete images and VMs"
 	case errors.Is(err, context.Canceled):
 		e.Code = api.CodeCancelled
 	case errors.Is(err, context.DeadlineExceeded):

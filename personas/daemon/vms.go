@@ -83,10 +83,10 @@ func (d *Daemon) plan(ctx context.Context, spec api.VMSpec) (rec vm.Record, unpi
 		unpinImage()
 		return rec, nil, err
 	}
-	unpin = func() { unpinImage(); unpinKernel() }
+	both := func() { unpinImage(); unpinKernel() }
 	defer func() {
 		if err != nil {
-			unpin()
+			both()
 		}
 	}()
 	spec.Image, spec.Kernel = img.Name, kernel.Name
@@ -112,7 +112,7 @@ func (d *Daemon) plan(ctx context.Context, spec api.VMSpec) (rec vm.Record, unpi
 		spec.Init = api.InitAuto
 	}
 	if spec.Init == api.InitImage && !img.HasInit {
-		return rec, nil, &api.Error{Code: api.CodeUsage, Message: fmt.Sprintf("image %s has no init", img.Name),
+		return rec, nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("image %s has no init", img.Name),
 			HintText: "use --init auto or --init banger"}
 	}
 	rec.VMM, rec.Emulated, err = d.chooseVMM(ctx, spec.VMM)
@@ -129,7 +129,7 @@ func (d *Daemon) plan(ctx context.Context, spec api.VMSpec) (rec vm.Record, unpi
 		Env: img.Env, User: img.User, WorkDir: img.WorkDir,
 	}
 	rec.Kernel = vm.Kernel{Name: kernel.Name, Digest: kernel.Digest}
-	return rec, unpin, nil
+	return rec, both, nil
 }
 
 // chooseVMM takes Firecracker where it can run, unless told otherwise.

@@ -3,6 +3,7 @@ package image
 import (
 	"archive/tar"
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -35,7 +36,7 @@ func importAlone(path string) {
 	if err != nil {
 		panic(err)
 	}
-	if _, err := Import(context.Background(), src, path+".ext4", Options{}); err != nil {
+	if _, err := Import(context.Background(), src, path+".ext4", Options{Limits: Limits{Ratio: 2000}}); err != nil {
 		panic(err)
 	}
 	status, err := os.ReadFile("/proc/self/status")
@@ -99,9 +100,11 @@ func peakMiB(t testing.TB, path string) int {
 	}
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), importerEnv+"="+path)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("import: %v\n%s", err, out)
+		t.Fatalf("import: %v\n%s", err, stderr.String())
 	}
 	var kib int
 	if _, err := fmt.Sscanf(string(out), "VmHWM: %d kB", &kib); err != nil {
