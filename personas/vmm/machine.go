@@ -105,7 +105,7 @@ func (m *machine) Start(ctx context.Context, config fc.VMConfig) error {
 		return fmt.Errorf("%d devices are more than the %d that a microvm takes", n, maxDevices-1)
 	}
 	var l launch
-	control, err := m.compose(&l, config)
+	control, err := m.compose(ctx, &l, config)
 	if err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func (e *ends) close() {
 type control struct{ ours, theirs ends }
 
 // compose writes the command line for config.
-func (m *machine) compose(l *launch, config fc.VMConfig) (c *control, err error) {
+func (m *machine) compose(ctx context.Context, l *launch, config fc.VMConfig) (c *control, err error) {
 	c = new(control)
 	defer func() {
 		if err != nil {
@@ -142,7 +142,7 @@ func (m *machine) compose(l *launch, config fc.VMConfig) (c *control, err error)
 			c.theirs.close()
 		}
 	}()
-	kvm := useKVM()
+	kvm := m.useKVM(ctx)
 	var khz uint64
 	if !kvm {
 		khz = m.clock.kHz()
