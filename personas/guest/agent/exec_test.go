@@ -273,8 +273,8 @@ func TestExecDeliversBeforeTheEnd(t *testing.T) {
 	slow := writerFunc(func(p []byte) (int, error) { time.Sleep(50 * time.Millisecond); return len(p), nil })
 	var count int
 	stdout := writerFunc(func(p []byte) (int, error) { count += len(p); return slow(p) })
-	code, err := link.Exec(limited(t), dial(t, agent.Config{}), sh("sleep 5 & head -c 2000000 /dev/zero"), link.ExecIO{Stdout: stdout})
-	if err != nil || code != 0 || count != 2000000 {
+	code, err := link.Exec(limited(t), dial(t, agent.Config{}), sh("sleep 5 & head -c 700000 /dev/zero"), link.ExecIO{Stdout: stdout})
+	if err != nil || code != 0 || count != 700000 {
 		t.Fatalf("got %d, %v, %d bytes", code, err, count)
 	}
 }
