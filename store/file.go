@@ -7,11 +7,14 @@ import (
 	"path/filepath"
 )
 
+// unfinished begins the names of files that WriteFile has not renamed yet.
+const unfinished = ".tmp-"
+
 // WriteFile replaces the file at path with data: whoever reads sees the old
 // content or the new one, after a power cut too. mode is the new file's.
 func WriteFile(path string, data []byte, mode os.FileMode) (err error) {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".tmp-")
+	f, err := os.CreateTemp(dir, unfinished)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -69,4 +72,18 @@ func readFile(path string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("read %s: larger than %d bytes", path, limit)
 	}
 	return data, nil
+}
+
+// removeUnfinished removes what a crash in the midst of WriteFile left in dir.
+func removeUnfinished(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, unfinished+"*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range left {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -11,6 +11,8 @@
 package store
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,8 +31,16 @@ var (
 	ErrCorrupt = errors.New("record is corrupt")
 )
 
-// maxRecord bounds a record's file, in bytes.
+// maxRecord bounds a record's file, in bytes: what is larger is not written, and
+// not read.
 const maxRecord = 1 << 20
+
+// Damage is a record that cannot be read. Nothing of it was touched.
+type Damage struct {
+	ID   string
+	Path string // of its folder
+	Err  error  // wraps ErrCorrupt
+}
 
 // Store is an open store. Close gives the lock back.
 type Store struct {
@@ -98,7 +108,7 @@ func (r *Records[T]) Path(id string) string { return filepath.Join(r.dir, id) }
 
 // Save writes a record durably. id must be a plain file name.
 func (r *Records[T]) Save(id string, rec T) error {
-	data, err := json.MarshalIndent(rec, "", "\t")
+	data, err := encode(rec)
 	if err != nil {
 		return fmt.Errorf("save record %s: %w", id, err)
 	}
@@ -111,18 +121,33 @@ func (r *Records[T]) Save(id string, rec T) error {
 	case !errors.Is(err, fs.ErrExist):
 		return fmt.Errorf("save record %s: %w", id, err)
 	}
-	return WriteFile(filepath.Join(r.Path(id), "record.json"), append(data, '\n'), 0o600)
+	return WriteFile(filepath.Join(r.Path(id), recordFile), data, 0o600)
+}
+
+// recordFile is the record's name in its folder.
+const recordFile = "record.json"
+
+// encode refuses what Load would not read again.
+func encode(rec any) ([]byte, error) {
+	data, err := json.MarshalIndent(rec, "", "\t")
+	if err != nil {
+		return nil, err
+	}
+	if len(data) >= maxRecord {
+		return nil, fmt.Errorf("%d bytes, want less than %d", len(data), maxRecord)
+	}
+	return append(data, '\n'), nil
 }
 
 // Publish moves a finished folder, made below [Store.TempDir], to where the
 // record with this id lives, and writes the record into it first: both appear
 // at once. It returns fs.ErrExist if there is such a record.
 func (r *Records[T]) Publish(id, from string, rec T) error {
-	data, err := json.MarshalIndent(rec, "", "\t")
+	data, err := encode(rec)
 	if err != nil {
 		return fmt.Errorf("publish record %s: %w", id, err)
 	}
-	if err := WriteFile(filepath.Join(from, "record.json"), append(data, '\n'), 0o600); err != nil {
+	if err := WriteFile(filepath.Join(from, recordFile), data, 0o600); err != nil {
 		return err
 	}
 	if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, r.Path(id), unix.RENAME_NOREPLACE); err != nil {
@@ -132,15 +157,13 @@ func (r *Records[T]) Publish(id, from string, rec T) error {
 }
 
 // Delete removes a record and everything beside it. The record vanishes at
-// once; a record that is gone is success.
+// once; a record that is gone is success. It needs no space: deleting is what a
+// full disk needs.
 func (r *Records[T]) Delete(id string) error {
-	grave, err := os.MkdirTemp(r.tmp, "deleted-")
-	if err != nil {
-		return fmt.Errorf("delete record %s: %w", id, err)
-	}
-	err = os.Rename(r.Path(id), filepath.Join(grave, "r"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		os.Remove(grave)
+	var random [8]byte
+	rand.Read(random[:]) // never fails
+	grave := filepath.Join(r.tmp, "deleted-"+hex.EncodeToString(random[:]))
+	if err := os.Rename(r.Path(id), grave); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("delete record %s: %w", id, err)
 	}
 	if err := SyncDir(r.dir); err != nil {
@@ -152,32 +175,45 @@ func (r *Records[T]) Delete(id string) error {
 	return nil
 }
 
-// Load reads all records. A folder without a record is what a crash left of a
-// Save: it is removed. Records that cannot be read are returned as errors that
-// wrap ErrCorrupt beside those that can; nothing of theirs is touched.
-func (r *Records[T]) Load() (map[string]T, error) {
+// Load reads all records, and tells those that cannot be read. What a crash left
+// of a Save is removed: a folder without a record, a file that was not renamed.
+func (r *Records[T]) Load() (map[string]T, []Damage, error) {
 	entries, err := os.ReadDir(r.dir)
 	if err != nil {
-		return nil, fmt.Errorf("load records: %w", err)
+		return nil, nil, fmt.Errorf("load records: %w", err)
 	}
 	recs := make(map[string]T)
-	var errs []error
+	var damaged []Damage
 	for _, e := range entries {
 		id := e.Name()
-		data, err := readFile(filepath.Join(r.dir, id, "record.json"), maxRecord)
-		if errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, r.Delete(id))
+		rec, err := r.load(id)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			err = r.Delete(id)
+		case errors.Is(err, ErrCorrupt):
+			damaged = append(damaged, Damage{ID: id, Path: r.Path(id), Err: err})
 			continue
-		}
-		var rec T
-		if err == nil {
-			err = json.Unmarshal(data, &rec)
+		case err == nil:
+			recs[id] = rec
+			err = removeUnfinished(r.Path(id))
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("load record %s: %w: %v", r.Path(id), ErrCorrupt, err))
-			continue
+			return nil, nil, fmt.Errorf("load records: %w", err)
 		}
-		recs[id] = rec
 	}
-	return recs, errors.Join(errs...)
+	return recs, damaged, nil
+}
+
+func (r *Records[T]) load(id string) (rec T, err error) {
+	data, err := readFile(filepath.Join(r.Path(id), recordFile), maxRecord)
+	if errors.Is(err, fs.ErrNotExist) {
+		return rec, err
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &rec)
+	}
+	if err != nil {
+		return rec, fmt.Errorf("load record %s: %w: %v", r.Path(id), ErrCorrupt, err)
+	}
+	return rec, nil
 }

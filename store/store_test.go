@@ -2,10 +2,14 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 type rec struct{ Name string }
@@ -43,7 +47,7 @@ func TestRecordsComeBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer again.Close()
-	got, err := Kind[rec](again, "vms").Load()
+	got, _, err := Kind[rec](again, "vms").Load()
 	if err != nil || len(got) != 1 || got["a"].Name != "changed" {
 		t.Fatalf("loaded %v, %v", got, err)
 	}
@@ -63,8 +67,8 @@ func TestFolderWithoutRecordIsRemoved(t *testing.T) {
 	if err := os.Mkdir(vms.Path("half"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	got, err := vms.Load()
-	if err != nil || len(got) != 0 {
+	got, damaged, err := vms.Load()
+	if err != nil || len(damaged) != 0 || len(got) != 0 {
 		t.Fatalf("loaded %v, %v", got, err)
 	}
 	if _, err := os.Stat(vms.Path("half")); !errors.Is(err, fs.ErrNotExist) {
@@ -85,9 +89,15 @@ func TestCorruptRecordIsToldAndKept(t *testing.T) {
 	if err := os.WriteFile(path, []byte("{half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got, err := vms.Load()
-	if !errors.Is(err, ErrCorrupt) || len(got) != 1 || got["good"].Name != "good" {
+	if err := os.WriteFile(filepath.Join(s.Dir, "vms", "no-folder"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, damaged, err := vms.Load()
+	if err != nil || len(got) != 1 || got["good"].Name != "good" {
 		t.Fatalf("loaded %v, %v", got, err)
+	}
+	if len(damaged) != 2 || damaged[0].ID != "bad" || !errors.Is(damaged[0].Err, ErrCorrupt) {
+		t.Fatalf("damaged: %v", damaged)
 	}
 	if _, err := os.Stat(path); err != nil {
 		t.Fatalf("corrupt record was touched: %v", err)
@@ -126,5 +136,80 @@ func TestUnfinishedWorkIsRemovedAtOpen(t *testing.T) {
 	left, err := os.ReadDir(again.TempDir())
 	if err != nil || len(left) != 0 {
 		t.Fatalf("temp folder holds %v, %v", left, err)
+	}
+}
+
+// What would not be read again must not be acknowledged.
+func TestRecordThatIsTooLargeIsRefused(t *testing.T) {
+	s := open(t)
+	vms := Kind[rec](s, "vms")
+	if err := vms.Save("a", rec{strings.Repeat("x", maxRecord-64)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := vms.Save("a", rec{strings.Repeat("y", maxRecord)}); err == nil {
+		t.Fatal("a record was written that Load refuses")
+	}
+	got, damaged, err := vms.Load()
+	if err != nil || len(damaged) != 0 || got["a"].Name[0] != 'x' {
+		t.Fatalf("the former record is lost: %v, %v", damaged, err)
+	}
+}
+
+func TestUnfinishedWriteIsRemovedAtLoad(t *testing.T) {
+	s := open(t)
+	vms := Kind[rec](s, "vms")
+	if err := vms.Save("a", rec{"a"}); err != nil {
+		t.Fatal(err)
+	}
+	torn := filepath.Join(vms.Path("a"), unfinished+"123")
+	if err := os.WriteFile(torn, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := vms.Load(); err != nil || len(got) != 1 {
+		t.Fatalf("loaded %v, %v", got, err)
+	}
+	if _, err := os.Stat(torn); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("half-written file is still there: %v", err)
+	}
+}
+
+// Deleting is the way out of a full disk, so it works on one.
+func TestDeleteOnFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to mount a small tmpfs")
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k,nr_inodes=32"); err != nil {
+		t.Skipf("needs to mount a tmpfs: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	vms := Kind[rec](s, "vms")
+	if err := vms.Save("a", rec{"a"}); err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; err == nil; i++ { // neither an inode nor a block is left
+		err = os.WriteFile(filepath.Join(vms.Path("a"), fmt.Sprint("fill", i)), make([]byte, 16<<10), 0o600)
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("fill: %v, want ENOSPC", err)
+	}
+	for i := 0; ; i++ {
+		if err := os.Mkdir(filepath.Join(vms.Path("a"), fmt.Sprint("inode", i)), 0o700); err != nil {
+			break
+		}
+	}
+	if err := vms.Save("b", rec{"b"}); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("save on a full disk: %v, want ENOSPC", err)
+	}
+	if err := vms.Delete("a"); err != nil {
+		t.Fatalf("delete on a full disk: %v", err)
+	}
+	if err := vms.Save("b", rec{"b"}); err != nil {
+		t.Fatalf("save after delete: %v", err)
 	}
 }

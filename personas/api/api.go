@@ -46,6 +46,9 @@ const (
 	Stopping State = "stopping"
 	Stopped  State = "stopped"
 	Deleting State = "deleting"
+
+	// Damaged is a VM whose record cannot be read. It can only be deleted, by force.
+	Damaged State = "damaged"
 )
 
 // Net is what a VM may reach.

@@ -111,15 +111,17 @@ func open(ctx context.Context, log *slog.Logger, dir string) (d *Daemon, err err
 	}
 	d.probeDisks = sync.OnceValue(func() storedisk.Backend { return bestBackend(log, d.store.TempDir()) })
 	d.vms = &vm.Set{Helper: d.helper, Log: log, Records: store.Kind[vm.Record](d.store, "vms"), BootFiles: d.bootFiles}
-	if err := d.tolerate(d.vms.Load(ctx)); err != nil {
+	damaged, err := d.vms.Load(ctx)
+	if d.report(damaged); err != nil {
 		return nil, err
 	}
-	d.images, err = catalog.Open("image", store.Kind[catalog.Image](d.store, "images"), d.vms.Uses)
-	if err := d.tolerate(err); err != nil {
+	d.images, damaged, err = catalog.Open("image", store.Kind[catalog.Image](d.store, "images"), d.vms.Uses)
+	if d.report(damaged); err != nil {
 		return nil, err
 	}
-	d.kernels, err = catalog.Open("kernel", store.Kind[catalog.Kernel](d.store, "kernels"), d.vms.Uses)
-	return d, d.tolerate(err)
+	d.kernels, damaged, err = catalog.Open("kernel", store.Kind[catalog.Kernel](d.store, "kernels"), d.vms.Uses)
+	d.report(damaged)
+	return d, err
 }
 
 // bestBackend probes which disk backends work in dir.
@@ -132,14 +134,12 @@ func bestBackend(log *slog.Logger, dir string) storedisk.Backend {
 	return storedisk.Choose(findings)
 }
 
-// tolerate lets a daemon start beside records that are damaged: they are told,
-// and kept for whoever can mend them.
-func (d *Daemon) tolerate(err error) error {
-	if errors.Is(err, store.ErrCorrupt) {
-		d.log.Error("some records cannot be read and are left alone", "error", err)
-		return nil
+// report tells of damaged records, beside which a daemon starts: they are kept
+// for whoever can mend them.
+func (d *Daemon) report(damaged []store.Damage) {
+	for _, r := range damaged {
+		d.log.Error("leave a damaged record alone", "folder", r.Path, "error", r.Err)
 	}
-	return err
 }
 
 // serve answers until ctx is done, or, standalone, until nobody needs it.

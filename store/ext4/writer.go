@@ -60,7 +60,6 @@ type Writer struct {
 	inline  attrStore
 	maps    map[uint32][60]byte // extent roots of inodes whose map has blocks
 	layer   uint16
-	count   int
 
 	open    content // the file that Write fills
 	lastDir string  // the directory of the entry before, resolved

@@ -264,8 +264,10 @@ func TestSpoiledArchives(t *testing.T) {
 		"layer has another content": {oci(func(p parted, m *v1.Manifest) {
 			p[blobName(m.Layers[2].Digest)] = bytes.Replace(layers[2], []byte("root and more"), []byte("root and less"), 1)
 		}), ErrDigest},
-		"layer is longer":  {oci(func(p parted, m *v1.Manifest) { m.Layers[0].Size++ }), ErrDigest},
-		"layer is foreign": {oci(func(p parted, m *v1.Manifest) { m.Layers[0].MediaType = v1.MediaTypeImageLayerNonDistributableGzip }), ErrMissing},
+		"layer is longer": {oci(func(p parted, m *v1.Manifest) { m.Layers[0].Size++ }), ErrDigest},
+		"layer is foreign": {oci(func(p parted, m *v1.Manifest) {
+			m.Layers[0].MediaType = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+		}), ErrMissing},
 		"layer of strange type": {oci(func(p parted, m *v1.Manifest) {
 			m.Layers[0].MediaType = "application/vnd.oci.image.config.v1+json"
 		}), ErrUnknownFormat},

@@ -37,14 +37,20 @@ type Catalog[T Item[T]] struct {
 	pins  map[string]int // by name: VMs that are being made from it
 }
 
-// Open reads a catalogue. Items that cannot be read are told in the error,
-// beside which the catalogue is usable.
-func Open[T Item[T]](kind string, records *store.Records[T], inUse func(kind, name string) string) (*Catalog[T], error) {
-	items, err := records.Load()
-	if items == nil {
-		return nil, err
+// Open reads a catalogue. Items that cannot be read are left out, and told.
+func Open[T Item[T]](kind string, records *store.Records[T], inUse func(kind, name string) string) (*Catalog[T], []store.Damage, error) {
+	items, damaged, err := records.Load()
+	if err != nil {
+		return nil, nil, err
 	}
-	return &Catalog[T]{kind: kind, records: records, inUse: inUse, items: items, pins: make(map[string]int)}, err
+	for id, item := range items {
+		if name, _, _ := item.Label(); name != id {
+			delete(items, id)
+			damaged = append(damaged, store.Damage{ID: id, Path: records.Path(id),
+				Err: fmt.Errorf("%s %q: %w: it calls itself %q", kind, id, store.ErrCorrupt, name)})
+		}
+	}
+	return &Catalog[T]{kind: kind, records: records, inUse: inUse, items: items, pins: make(map[string]int)}, damaged, nil
 }
 
 // List returns all items, by name.
@@ -92,11 +98,11 @@ func (c *Catalog[T]) findLocked(name string) (T, error) {
 
 func (c *Catalog[T]) defaultLocked() (T, error) {
 	var only T
-	for _, item := range c.items {
-		if _, _, isDefault := item.Label(); isDefault {
-			return item, nil
+	for _, name := range slices.Sorted(maps.Keys(c.items)) { // always the same one, if a crash left two
+		only = c.items[name]
+		if _, _, isDefault := only.Label(); isDefault {
+			return only, nil
 		}
-		only = item
 	}
 	switch len(c.items) {
 	case 1:
@@ -199,9 +205,12 @@ func (c *Catalog[T]) Delete(name string) error {
 		return err
 	}
 	label, _, _ := item.Label()
-	if vm := c.inUse(c.kind, label); vm != "" || c.pins[label] > 0 {
+	if vm := c.inUse(c.kind, label); vm != "" {
 		return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("%s %s is used by VM %s", c.kind, label, vm),
 			HintText: "delete the VMs first that were made from it"}
+	}
+	if c.pins[label] > 0 {
+		return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("a VM is being made from %s %s", c.kind, label)}
 	}
 	if err := c.records.Delete(label); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err

@@ -19,7 +19,7 @@ const bootTimeout = 2 * time.Minute
 // boot waits for the guest, tells it what to become, and waits until it is.
 func (m *machine) boot(ctx context.Context, r *Record, progress func(api.Event)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout,
-		fmt.Errorf("the guest was not ready within %v", bootTimeout))
+		&api.Error{Code: api.CodeTimeout, Message: fmt.Sprintf("the guest was not ready within %v", bootTimeout)})
 	defer cancel()
 	ctx, lost := context.WithCancelCause(ctx)
 	defer lost(nil)

@@ -38,6 +38,9 @@ func (s *Set) disks(r *Record) []disk {
 // filled in, and starts it where its Spec says so. After an error nothing of it
 // is left; what the guest said last is in the error.
 func (s *Set) Create(ctx context.Context, rec Record, progress func(api.Event)) (api.VM, error) {
+	if err := s.Reconcile(ctx); err != nil {
+		return api.VM{}, err
+	}
 	rec.ID = randomHex(8)
 	rec.Name = rec.Spec.Name
 	rec.State = api.Creating
@@ -47,10 +50,8 @@ func (s *Set) Create(ctx context.Context, rec Record, progress func(api.Event)) 
 		return api.VM{}, err
 	}
 	defer v.release()
-	v.mu.Lock()
-	v.held = true
-	v.mu.Unlock()
-	rec = v.record()
+	ctx, done := v.work(ctx)
+	defer done()
 
 	err = s.make(ctx, v, progress)
 	if err == nil && rec.Spec.Start {
@@ -58,10 +59,25 @@ func (s *Set) Create(ctx context.Context, rec Record, progress func(api.Event)) 
 	} else if err == nil {
 		err = s.moveTo(v, api.Stopped, "")
 	}
+	if err == nil {
+		err = context.Cause(ctx) // nobody waits for it any more, or somebody deletes it
+	}
 	if err != nil {
-		return api.VM{}, errors.Join(err, s.remove(context.WithoutCancel(ctx), v))
+		return api.VM{}, errors.Join(reasonOf(ctx, err), s.remove(context.WithoutCancel(ctx), v))
+	}
+	if rec.Spec.AutoRemove {
+		s.awaitHolder(v)
 	}
 	return s.view(v), nil
+}
+
+// reasonOf returns why ctx has ended, where it has, instead of the error that
+// came of it.
+func reasonOf(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
 }
 
 // make reserves at the helper and makes the disk, side by side.
@@ -94,6 +110,10 @@ func (s *Set) make(ctx context.Context, v *VM, progress func(api.Event)) error {
 // the daemon die in between, Load gives up what no record names.
 func (s *Set) reserve(ctx context.Context, v *VM) error {
 	rec := v.record()
+	// Once asked, the answer is waited for: it is the only name of what was
+	// reserved. It comes in a moment.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reserveTimeout)
+	defer cancel()
 	ctx = ops.WithRequestID(ctx, "reserve-"+rec.ID+"-"+randomHex(4))
 	lease, _, err := ops.VMReserve.Call(ctx, s.Helper, ops.None{})
 	if err != nil {
@@ -104,6 +124,9 @@ func (s *Set) reserve(ctx context.Context, v *VM) error {
 	v.mu.Unlock()
 	return nil
 }
+
+// reserveTimeout bounds the wait for a lease.
+const reserveTimeout = 10 * time.Second
 
 // reserveBytes stays free on the host's file system whatever VMs are made.
 const reserveBytes = 256 << 20
@@ -125,26 +148,28 @@ func (s *Set) makeDisk(ctx context.Context, r *Record) error {
 }
 
 // remove takes v down to nothing. The caller holds the token. It does as much
-// as it can; what it could not do is done when the daemon starts again, because
-// the record goes last.
+// as it can; what it could not do is done by the next Delete, or when the daemon
+// starts again, because the record goes last.
 func (s *Set) remove(ctx context.Context, v *VM) error {
-	v.mu.Lock()
-	if v.rec.State != api.Deleting {
-		v.rec.State, v.rec.Reason = api.Deleting, ""
+	rec := v.record()
+	if err := rec.transition(api.Deleting, ""); err != nil {
+		return err
 	}
-	rec, m := v.rec, v.machine
-	v.machine = nil
-	v.mu.Unlock()
 	if err := s.Records.Save(rec.ID, rec); err != nil {
 		s.Log.Warn("record that a VM is deleted, ignoring", "vm", rec.Name, "error", err) // a full disk must not keep it
+	}
+	v.mu.Lock()
+	v.rec = rec
+	m := v.machine
+	v.machine = nil
+	v.mu.Unlock()
+	if m != nil {
+		m.close()
 	}
 	if rec.Lease.Handle != "" {
 		if _, _, err := ops.VMRelease.Call(ctx, s.Helper, ops.HandleArgs{Handle: rec.Lease.Handle}); err != nil {
 			return err
 		}
-	}
-	if m != nil {
-		m.close()
 	}
 	if err := s.Records.Delete(rec.ID); err != nil {
 		return err
@@ -155,20 +180,20 @@ func (s *Set) remove(ctx context.Context, v *VM) error {
 
 // Delete removes a VM. One that runs is refused unless force is set.
 func (s *Set) Delete(ctx context.Context, name string, force bool) error {
-	v, err := s.find(name)
+	take := s.take
+	if force {
+		if gone, err := s.giveUp(ctx, name); gone || err != nil {
+			return err
+		}
+		take = func(ctx context.Context, name string) (*VM, error) {
+			return s.seize(ctx, name, interruption("the VM is being deleted"))
+		}
+	}
+	v, err := take(ctx, name)
 	if err != nil {
 		return err
 	}
-	if force {
-		v.interrupt(errors.New("the VM is being deleted"))
-	}
-	if err := v.acquire(ctx); err != nil {
-		return err
-	}
 	defer v.release()
-	if _, err := s.find(v.record().ID); err != nil {
-		return err // somebody else has deleted it meanwhile
-	}
 	if rec := v.record(); rec.State != api.Stopped && rec.State != api.Deleting && !force {
 		return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("VM %s is %s", rec.Name, rec.State),
 			HintText: "stop it first, or use --force"}
@@ -176,11 +201,24 @@ func (s *Set) Delete(ctx context.Context, name string, force bool) error {
 	return s.remove(context.WithoutCancel(ctx), v)
 }
 
-// interrupt ends a start that is under way.
-func (v *VM) interrupt(cause error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.cancel != nil {
-		v.cancel(cause)
+// giveUp deletes a VM whose record is damaged, and reports whether there was
+// one. Its lease, which nobody knows, goes with those of all others when the
+// last damaged record is gone.
+func (s *Set) giveUp(ctx context.Context, id string) (gone bool, err error) {
+	s.reconciling.Lock()
+	defer s.reconciling.Unlock()
+	s.mu.Lock()
+	_, gone = s.damaged[id]
+	s.mu.Unlock()
+	if !gone {
+		return false, nil
 	}
+	if err := s.Records.Delete(id); err != nil {
+		return true, err
+	}
+	s.mu.Lock()
+	delete(s.damaged, id)
+	s.mu.Unlock()
+	s.reconciled = false // with one less in the way
+	return true, s.reconcileLocked(ctx)
 }

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -22,32 +23,57 @@ func (s *Set) Hold(name string) (release func(), err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.holders++
-	v.held = true
-	return func() { s.unhold(v) }, nil
+	v.claim = false
+	return func() {
+		v.mu.Lock()
+		v.holders--
+		v.mu.Unlock()
+		s.letGo(v)
+	}, nil
 }
 
-func (s *Set) unhold(v *VM) {
+// letGo deletes v if nobody holds it and somebody should.
+func (s *Set) letGo(v *VM) {
 	v.mu.Lock()
-	v.holders--
-	last := v.holders == 0 && v.rec.Spec.AutoRemove
-	id := v.rec.ID
+	goes, id := v.goesLocked() && !v.rec.Spec.Unheld, v.rec.ID
 	v.mu.Unlock()
-	if !last {
+	if !goes {
 		return
 	}
-	if err := s.Delete(context.Background(), id, true); err != nil && !isNotFound(err) {
-		s.Log.Error("delete a VM that nobody holds", "id", id, "error", err)
+	err := s.Delete(s.open, id, true)
+	var known *api.Error
+	if err == nil || errors.As(err, &known) && known.Code == api.CodeNotFound || s.open.Err() != nil {
+		return
 	}
+	s.Log.Error("delete a VM that nobody holds", "id", id, "error", err)
 }
 
-// awaitHolder deletes v unless somebody holds it in time. Its client has seen
-// the daemon go, and comes back if it is still there.
+// goesLocked reports whether the end of v is the end of all of it.
+func (v *VM) goesLocked() bool {
+	return v.rec.Spec.AutoRemove && v.holders == 0 && !v.claim
+}
+
+// awaitHolder gives those who want v some time to say so: its client was told of
+// it just now, or has seen the daemon go and comes back if it is still there.
 func (s *Set) awaitHolder(v *VM) {
-	time.AfterFunc(claimTime, func() {
+	if v.record().Spec.Unheld {
+		return
+	}
+	v.mu.Lock()
+	v.claim = v.holders == 0
+	v.mu.Unlock()
+	s.tasks.Go(func() {
+		timer := time.NewTimer(cmp.Or(s.ClaimTime, time.Minute))
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-s.open.Done():
+			return
+		}
 		v.mu.Lock()
-		v.holders++ // as if it had one that goes away now
+		v.claim = false
 		v.mu.Unlock()
-		s.unhold(v)
+		s.letGo(v)
 	})
 }
 
@@ -82,7 +108,7 @@ func (s *Set) Serial(name string) (*os.File, <-chan struct{}, error) {
 	defer v.mu.Unlock()
 	if m := v.machine; m != nil {
 		f, err := reopen(m.serial)
-		return f, m.exited, err
+		return f, m.over, err
 	}
 	f, err := os.Open(s.logPath(&v.rec))
 	if os.IsNotExist(err) {
@@ -98,9 +124,4 @@ func reopen(f *os.File) (*os.File, error) {
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), "serial log"), nil
-}
-
-func isNotFound(err error) bool {
-	var e *api.Error
-	return errors.As(err, &e) && e.Code == api.CodeNotFound
 }

@@ -3,102 +3,156 @@ package vm
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"time"
+	"maps"
+	"slices"
 
 	"banger/ops"
 	"banger/personas/api"
+	"banger/store"
 )
 
-// claimTime is how long a VM with AutoRemove that runs when the daemon starts
-// may be without a holder.
-const claimTime = time.Minute
-
-// Load reads the records and brings world and records together: what runs is
-// adopted, what was half made is removed, what was half removed is finished.
-// Records that cannot be read stay untouched and are told.
-func (s *Set) Load(ctx context.Context) error {
-	recs, err := s.Records.Load()
+// Load reads the records. Those that cannot be read, or that cannot be what they
+// say, stay untouched and are told.
+func (s *Set) Load(ctx context.Context) ([]store.Damage, error) {
+	recs, damaged, err := s.Records.Load()
+	if err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
-	s.vms, s.names, s.closed = make(map[string]*VM), make(map[string]*VM), make(chan struct{})
-	for _, rec := range recs {
+	defer s.mu.Unlock()
+	s.open, s.shut = context.WithCancel(context.WithoutCancel(ctx))
+	s.vms, s.names, s.damaged = make(map[string]*VM), make(map[string]*VM), make(map[string]store.Damage)
+	for _, id := range slices.Sorted(maps.Keys(recs)) {
+		rec := recs[id]
+		err := rec.check(id)
+		if err == nil && s.names[rec.Name] != nil {
+			err = fmt.Errorf("it has the name of VM %s", s.names[rec.Name].rec.ID)
+		}
+		if err != nil {
+			err = fmt.Errorf("load record %s: %w: %v", s.Records.Path(id), store.ErrCorrupt, err)
+			damaged = append(damaged, store.Damage{ID: id, Path: s.Records.Path(id), Err: err})
+			continue
+		}
 		v := newVM(rec)
 		s.vms[rec.ID], s.names[rec.Name] = v, v
 	}
-	s.mu.Unlock()
-	return err
+	for _, d := range damaged {
+		s.damaged[d.ID] = d
+	}
+	return damaged, nil
 }
 
-// Reconcile does Load's second half, which needs the helper.
+// Reconcile brings world and records together, once: what runs is adopted, what
+// was half made is removed, what was half removed is finished. It needs the
+// helper; until it has succeeded no VM is worked on.
 func (s *Set) Reconcile(ctx context.Context) error {
+	s.reconciling.Lock()
+	defer s.reconciling.Unlock()
+	return s.reconcileLocked(ctx)
+}
+
+func (s *Set) reconcileLocked(ctx context.Context) error {
+	if s.reconciled {
+		return nil
+	}
 	held, err := s.held(ctx)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
-	var vms []*VM
-	for _, v := range s.vms {
-		vms = append(vms, v)
-	}
+	vms := slices.Collect(maps.Values(s.vms))
+	damaged := len(s.damaged)
 	s.mu.Unlock()
-	var errs []error
+	// Half done helps nobody, and the helper answers: from here on to the end.
+	ctx = context.WithoutCancel(ctx)
 	for _, v := range vms {
 		rec := v.record()
 		r, ok := held[rec.Lease.Handle]
 		delete(held, rec.Lease.Handle)
-		if err := s.reconcile(ctx, v, ok && r.Running); err != nil {
-			errs = append(errs, fmt.Errorf("reconcile VM %s: %w", rec.Name, err))
+		if err := s.settle(ctx, v, ok && r.Running); err != nil {
+			s.Log.Error("reconcile VM", "vm", rec.Name, "state", rec.State, "error", err)
 		}
 	}
-	for handle := range held { // reserved, and then the daemon died
-		_, _, err := ops.VMRelease.Call(ctx, s.Helper, ops.HandleArgs{Handle: handle})
-		errs = append(errs, err)
+	s.reconciled = true
+	if damaged > 0 {
+		s.Log.Warn("keep what the helper holds for nobody: it may be that of damaged records", "reservations", len(held))
+		return nil
 	}
-	return errors.Join(errs...)
+	for handle := range held { // reserved, and then the daemon died
+		if _, _, err := ops.VMRelease.Call(ctx, s.Helper, ops.HandleArgs{Handle: handle}); err != nil {
+			s.Log.Error("release what no VM knows of", "error", err)
+		}
+	}
+	return nil
 }
 
-func (s *Set) reconcile(ctx context.Context, v *VM, runs bool) error {
+// settle brings one VM to rest, or takes it over where it runs.
+func (s *Set) settle(ctx context.Context, v *VM, runs bool) error {
 	if err := v.acquire(ctx); err != nil {
 		return err
 	}
 	defer v.release()
 	rec := v.record()
-	switch rec.State {
-	case api.Creating, api.Deleting:
-		return s.remove(ctx, v)
-	case api.Running:
-		if !runs {
-			return s.ended(ctx, v, "it was gone when bangerd started")
-		}
-		m, pid, err := adoptMachine(ctx, s.Helper, rec.Lease.Handle)
-		if err != nil {
-			return err
-		}
-		v.mu.Lock()
-		v.machine, v.rec.PID = m, pid
-		v.mu.Unlock()
-		s.tasks.Go(func() { s.watch(v, m) })
-		if rec.Spec.AutoRemove {
-			s.awaitHolder(v)
-		}
+	v.mu.Lock()
+	adopted := v.machine != nil
+	v.mu.Unlock()
+	switch {
+	case adopted:
 		return nil
-	case api.Starting, api.Stopping:
-		if runs { // nobody waits for it any more, and its guest may be half way
-			return s.ended(ctx, v, "bangerd ended while it was "+string(rec.State))
-		}
-		return s.ended(ctx, v, "")
+	case rec.State == api.Creating, rec.State == api.Deleting:
+		return s.remove(ctx, v)
+	case rec.State == api.Running && runs:
+		return s.adopt(ctx, v)
+	case rec.State == api.Stopped && !runs:
+		return s.rest(ctx, v)
+	}
+	reason := "bangerd ended while it was " + string(rec.State)
+	switch {
+	case rec.State == api.Running:
+		reason = "it was gone when bangerd started"
+	case rec.State == api.Stopped:
+		reason = rec.Reason
+		v.mu.Lock()
+		v.rec.State = api.Stopping // the record was ahead of the world
+		v.mu.Unlock()
+	}
+	if err := s.halt(ctx, v, nil, reason); err != nil {
+		return err
+	}
+	return s.rest(ctx, v)
+}
+
+// adopt takes over a VM that runs.
+func (s *Set) adopt(ctx context.Context, v *VM) error {
+	m, pid, err := adoptMachine(ctx, s.Helper, v.record().Lease.Handle)
+	if err != nil {
+		return err
+	}
+	v.mu.Lock()
+	v.machine, v.rec.PID = m, pid
+	v.mu.Unlock()
+	s.tasks.Go(func() { s.watch(v, m) })
+	if v.record().Spec.AutoRemove {
+		s.awaitHolder(v)
 	}
 	return nil
 }
 
-// ended records the end of a VM that the daemon did not see.
-func (s *Set) ended(ctx context.Context, v *VM, reason string) error {
-	if v.record().Spec.AutoRemove {
-		return s.remove(ctx, v)
+// rest sees to a VM that is stopped and was to go when it stops.
+func (s *Set) rest(ctx context.Context, v *VM) error {
+	rec := v.record()
+	switch {
+	case !rec.Spec.AutoRemove:
+		return nil
+	case !rec.Spec.Unheld:
+		s.awaitHolder(v)
+		return nil
+	case rec.StartedAt.IsZero():
+		return nil // its stop is yet to come
 	}
-	return s.halt(ctx, v, nil, reason)
+	return s.remove(ctx, v)
 }
 
 // held asks the helper for what it holds, by handle.
@@ -121,23 +175,21 @@ func (s *Set) held(ctx context.Context) (map[string]ops.Reservation, error) {
 }
 
 // Close lets go of all VMs, which go on, and waits for what still works on
-// them.
+// them. Nothing can be done with the set afterwards.
 func (s *Set) Close() {
-	close(s.closed)
+	s.shut()
 	s.mu.Lock()
-	var vms []*VM
-	for _, v := range s.vms {
-		vms = append(vms, v)
-	}
+	vms := slices.Collect(maps.Values(s.vms))
 	s.mu.Unlock()
 	for _, v := range vms {
 		v.busy <- struct{}{} // kept: nothing begins any more
 		v.mu.Lock()
-		if v.machine != nil {
-			v.machine.close()
-		}
+		m := v.machine
 		v.machine = nil
 		v.mu.Unlock()
+		if m != nil {
+			m.close()
+		}
 	}
 	s.tasks.Wait()
 }

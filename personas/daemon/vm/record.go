@@ -56,8 +56,8 @@ type Kernel struct {
 var transitions = map[api.State][]api.State{
 	api.Creating: {api.Starting, api.Stopped, api.Deleting},
 	api.Starting: {api.Running, api.Stopping, api.Stopped, api.Deleting},
-	api.Running:  {api.Stopping, api.Stopped},
-	api.Stopping: {api.Stopped, api.Stopping},
+	api.Running:  {api.Stopping, api.Stopped, api.Deleting},
+	api.Stopping: {api.Stopped, api.Stopping, api.Deleting},
 	api.Stopped:  {api.Starting, api.Deleting},
 	api.Deleting: {api.Deleting},
 }
@@ -73,13 +73,28 @@ func (r *Record) transition(to api.State, reason string) error {
 	return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("VM %s is %s", r.Name, r.State)}
 }
 
+// check reports why r cannot be the record with this id.
+func (r *Record) check(id string) error {
+	switch {
+	case r.ID != id:
+		return fmt.Errorf("it says that its id is %q", r.ID)
+	case transitions[r.State] == nil:
+		return fmt.Errorf("it has the state %q", r.State)
+	}
+	return api.CheckName(r.Name)
+}
+
 // view is what a client is told.
 func (r *Record) view(disk string) api.VM {
+	address := r.Lease.Address
+	if r.Spec.Net == api.NetNone {
+		address = ""
+	}
 	return api.VM{
 		ID: r.ID, Name: r.Name, State: r.State, Reason: r.Reason, Spec: r.Spec,
 		Image: r.Image.Digest, Kernel: r.Kernel.Digest,
 		VMM: r.VMM, Emulated: r.Emulated, Backend: r.Backend, Disk: disk,
-		Address: r.Lease.Address, MAC: r.Lease.MAC, PID: r.PID,
+		Address: address, MAC: r.Lease.MAC, PID: r.PID,
 		CreatedAt: r.CreatedAt, StartedAt: r.StartedAt,
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"banger/ops"
 	"banger/personas/api"
@@ -34,13 +35,25 @@ type Set struct {
 	// BootFiles finds or makes what a kernel boots with under a VMM.
 	BootFiles func(ctx context.Context, kernel Kernel, vmm api.VMM) (Boot, error)
 
-	// mu guards the fields that follow. Order: VM.busy, then Set.mu, then VM.mu.
-	mu    sync.Mutex
-	vms   map[string]*VM // by id
-	names map[string]*VM // by name
-	tasks sync.WaitGroup // the watchers of running VMs
+	// ClaimTime is how long a VM with AutoRemove may be without a holder when it
+	// was created, or when the daemon starts. Zero means a minute.
+	ClaimTime time.Duration
 
-	closed chan struct{} // closed by Close
+	// open ends with Close, and with it all that works on VMs without a client.
+	open context.Context
+	shut context.CancelFunc
+
+	// reconciling is held over the reconciliation with the helper, before which
+	// no VM is worked on. Order: reconciling, then VM.busy, then mu, then VM.mu.
+	reconciling sync.Mutex
+	reconciled  bool
+
+	// mu guards the fields that follow.
+	mu      sync.Mutex
+	vms     map[string]*VM          // by id
+	names   map[string]*VM          // by name
+	damaged map[string]store.Damage // by id
+	tasks   sync.WaitGroup          // the watchers of running VMs, and of claims
 }
 
 // VM is one VM. Its methods are those of [Set].
@@ -53,26 +66,16 @@ type VM struct {
 	mu      sync.Mutex
 	rec     Record
 	machine *machine
-	cancel  context.CancelCauseFunc // of the start that is under way
+	cancel  context.CancelCauseFunc // of the operation that is under way
+	urgent  int                     // those who wait to seize the VM
+	cause   error                   // of the last one of them
 	holders int
-	held    bool // somebody has held it since the daemon started
+	claim   bool // a holder is yet to come, and has some time left
 }
 
 func newVM(rec Record) *VM {
 	return &VM{busy: make(chan struct{}, 1), rec: rec}
 }
-
-// acquire waits for the VM's token. The caller gives it back with release.
-func (v *VM) acquire(ctx context.Context) error {
-	select {
-	case v.busy <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (v *VM) release() { <-v.busy }
 
 // record returns a copy of the record.
 func (v *VM) record() Record {
@@ -135,9 +138,18 @@ func (s *Set) add(rec Record) (*VM, error) {
 	s.mu.Unlock()
 	if err := s.Records.Save(rec.ID, rec); err != nil {
 		s.drop(v)
+		v.release() // to whoever found it meanwhile
 		return nil, errors.Join(err, s.Records.Delete(rec.ID))
 	}
 	return v, nil
+}
+
+// has reports whether v is still there.
+func (s *Set) has(v *VM) bool {
+	id := v.record().ID
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.vms[id] == v
 }
 
 // drop forgets v in memory.
@@ -146,7 +158,9 @@ func (s *Set) drop(v *VM) {
 	defer s.mu.Unlock()
 	rec := v.record()
 	delete(s.vms, rec.ID)
-	delete(s.names, rec.Name)
+	if s.names[rec.Name] == v {
+		delete(s.names, rec.Name)
+	}
 }
 
 // freeNameLocked makes up a name that no VM has.
@@ -159,15 +173,15 @@ func (s *Set) freeNameLocked() string {
 	}
 }
 
-// find returns a VM by name, id, or the beginning of an id that is long enough
-// to be meant as one.
+// find returns a VM by id, by name, or by the beginning of an id that is long
+// enough to be meant as one. The id comes first: nobody's name is in its way.
 func (s *Set) find(name string) (*VM, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if v := s.names[name]; v != nil {
+	if v := s.vms[name]; v != nil {
 		return v, nil
 	}
-	if v := s.vms[name]; v != nil {
+	if v := s.names[name]; v != nil {
 		return v, nil
 	}
 	if len(name) >= 6 {
@@ -181,20 +195,28 @@ func (s *Set) find(name string) (*VM, error) {
 			return found[0], nil
 		}
 	}
-	return nil, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("no VM is named %q", name),
-		HintText: "see which there are: banger vm list"}
+	if d, ok := s.damaged[name]; ok {
+		return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("VM %s: %v", name, d.Err),
+			HintText: fmt.Sprintf("mend %s and restart bangerd, or give the VM up: banger vm delete --force %s", d.Path, name)}
+	}
+	return nil, notFound(name)
 }
 
-// List tells of every VM, by name.
+// List tells of every VM, by name, those with a damaged record last.
 func (s *Set) List() []api.VM {
 	s.mu.Lock()
 	vms := slices.Collect(maps.Values(s.vms))
+	damaged := slices.Collect(maps.Values(s.damaged))
 	s.mu.Unlock()
-	views := make([]api.VM, len(vms))
+	views := make([]api.VM, len(vms), len(vms)+len(damaged))
 	for i, v := range vms {
 		views[i] = s.view(v)
 	}
 	slices.SortFunc(views, func(a, b api.VM) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(damaged, func(a, b store.Damage) int { return strings.Compare(a.ID, b.ID) })
+	for _, d := range damaged {
+		views = append(views, api.VM{ID: d.ID, Name: d.ID, State: api.Damaged, Reason: d.Err.Error()})
+	}
 	return views
 }
 
@@ -212,7 +234,8 @@ func (s *Set) view(v *VM) api.VM {
 	return rec.view(s.ownDisk(&rec))
 }
 
-// Lookup returns the address of the VM with this name, for the resolver.
+// Lookup returns the address of the VM with this name, for the resolver. A VM
+// without a network has none.
 func (s *Set) Lookup(name string) (netip.Addr, bool) {
 	s.mu.Lock()
 	v := s.names[name]
@@ -220,25 +243,32 @@ func (s *Set) Lookup(name string) (netip.Addr, bool) {
 	if v == nil {
 		return netip.Addr{}, false
 	}
-	addr, err := netip.ParseAddr(v.record().Lease.Address)
-	return addr, err == nil
+	rec := v.record()
+	addr, err := netip.ParseAddr(rec.Lease.Address)
+	return addr, err == nil && rec.Spec.Net != api.NetNone
 }
 
 // Reverse returns the name of the VM with this address, for the resolver.
 func (s *Set) Reverse(addr netip.Addr) (string, bool) {
-	for _, v := range s.List() {
-		if v.Address == addr.String() {
-			return v.Name, true
+	want := addr.String()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range s.vms {
+		if rec := v.record(); rec.Lease.Address == want && rec.Spec.Net != api.NetNone {
+			return rec.Name, true
 		}
 	}
 	return "", false
 }
 
 // Uses reports which VM has the image or kernel with this name, or an empty
-// string.
+// string. One whose record is damaged may have any.
 func (s *Set) Uses(kind, name string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for id := range s.damaged {
+		return id + ", maybe: its record is damaged"
+	}
 	for _, v := range s.vms {
 		rec := v.record()
 		if kind == "image" && rec.Image.Name == name || kind == "kernel" && rec.Kernel.Name == name {
@@ -252,7 +282,7 @@ func (s *Set) Uses(kind, name string) string {
 func (s *Set) Running() int {
 	n := 0
 	for _, v := range s.List() {
-		if v.State != api.Stopped {
+		if v.State != api.Stopped && v.State != api.Damaged {
 			n++
 		}
 	}

@@ -15,52 +15,29 @@ import (
 
 // Start starts a stopped VM.
 func (s *Set) Start(ctx context.Context, name string, progress func(api.Event)) (api.VM, error) {
-	v, err := s.find(name)
-	if err != nil {
-		return api.VM{}, err
-	}
-	if err := v.acquire(ctx); err != nil {
-		return api.VM{}, err
-	}
-	defer v.release()
-	if err := s.startLocked(ctx, v, progress); err != nil {
-		return api.VM{}, err
-	}
-	return s.view(v), nil
+	return s.operate(ctx, name, func(ctx context.Context, v *VM) error {
+		return s.startLocked(ctx, v, progress)
+	})
 }
 
 // startLocked starts v, whose token the caller holds. After an error the VM is
 // stopped.
-func (s *Set) startLocked(ctx context.Context, v *VM, progress func(api.Event)) (err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	v.mu.Lock()
-	v.cancel = cancel
-	v.mu.Unlock()
-	defer func() {
-		v.mu.Lock()
-		v.cancel = nil
-		v.mu.Unlock()
-		if err != nil && context.Cause(ctx) != nil && !errors.Is(err, errExited) {
-			err = context.Cause(ctx)
-		}
-		cancel(nil)
-	}()
+func (s *Set) startLocked(ctx context.Context, v *VM, progress func(api.Event)) error {
 	if err := s.moveTo(v, api.Starting, ""); err != nil {
 		return err
 	}
 	m, err := s.launch(ctx, v, progress)
+	if err == nil {
+		err = s.update(v, func(r *Record) error {
+			r.StartedAt = time.Now().UTC()
+			return r.transition(api.Running, "")
+		})
+	}
 	if err != nil {
-		err = s.explain(v, m, err)
+		err = s.explain(v, m, reasonOf(ctx, err))
 		return errors.Join(err, s.halt(context.WithoutCancel(ctx), v, m, "start failed"))
 	}
 	v.setMachine(m)
-	err = s.update(v, func(r *Record) error {
-		r.StartedAt = time.Now().UTC()
-		return r.transition(api.Running, "")
-	})
-	if err != nil {
-		return errors.Join(err, s.halt(context.WithoutCancel(ctx), v, m, "start failed"))
-	}
 	s.tasks.Go(func() { s.watch(v, m) })
 	return nil
 }
@@ -181,7 +158,10 @@ func (s *Set) explain(v *VM, m *machine, err error) error {
 		return err
 	}
 	e := &api.Error{Code: api.CodeInternal, Message: fmt.Sprintf("start VM %s: %v", v.record().Name, err)}
-	if errors.Is(err, context.DeadlineExceeded) {
+	var known *api.Error
+	if errors.As(err, &known) {
+		e.Code = known.Code
+	} else if errors.Is(err, context.DeadlineExceeded) {
 		e.Code = api.CodeTimeout
 	}
 	const lines, limit = 12, 4096
@@ -207,16 +187,28 @@ func (s *Set) halt(ctx context.Context, v *VM, m *machine, reason string) error 
 		if kerr := s.keepLog(&rec, m); kerr != nil {
 			s.Log.Warn("keep serial log, ignoring", "vm", rec.Name, "error", kerr)
 		}
+		v.setMachine(nil)
 		m.close()
 	}
-	v.setMachine(nil)
 	if err != nil {
 		return err // it may still run: the record must not say otherwise
+	}
+	if err := s.closeDisk(&rec); err != nil {
+		s.Log.Warn("close disk to the VM's group, ignoring", "vm", rec.Name, "error", err)
 	}
 	return s.update(v, func(r *Record) error {
 		r.PID = 0
 		return r.transition(api.Stopped, reason)
 	})
+}
+
+// closeDisk takes back what the helper gave to the VM's group for its run.
+func (s *Set) closeDisk(r *Record) error {
+	err := os.Chmod(s.ownDisk(r), 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // keptLog bounds the part of a serial log that outlives its VMM, in bytes.

@@ -14,28 +14,33 @@ import (
 const defaultGrace = 30 * time.Second
 
 // Stop shuts the guest down cleanly, and kills its VMM after grace; zero means
-// a default. A VM that is stopped already stays so, and one with AutoRemove is
-// deleted.
+// a default. A VM that is stopped already stays so, and one with AutoRemove that
+// nobody holds is deleted.
 func (s *Set) Stop(ctx context.Context, name string, grace time.Duration, progress func(api.Event)) (api.VM, error) {
-	return s.stopping(ctx, name, func(v *VM) error {
+	return s.operate(ctx, name, func(ctx context.Context, v *VM) error {
 		return errors.Join(s.stopLocked(ctx, v, grace, progress), s.autoRemove(ctx, v))
 	})
 }
 
-// Kill ends a VM at once.
+// Kill ends a VM at once, and whatever is under way with it.
 func (s *Set) Kill(ctx context.Context, name string) (api.VM, error) {
-	if v, err := s.find(name); err == nil {
-		v.interrupt(errors.New("the VM was killed"))
+	v, err := s.seize(ctx, name, interruption("the VM was killed"))
+	if err != nil {
+		return api.VM{}, err
 	}
-	return s.stopping(ctx, name, func(v *VM) error {
-		return errors.Join(s.killLocked(ctx, v, "killed"), s.autoRemove(ctx, v))
-	})
+	defer v.release()
+	if err := errors.Join(s.killLocked(ctx, v, "killed"), s.autoRemove(ctx, v)); err != nil {
+		return api.VM{}, err
+	}
+	return s.view(v), nil
 }
 
 // autoRemove deletes a stopped VM that was to go when it stops.
 func (s *Set) autoRemove(ctx context.Context, v *VM) error {
-	rec := v.record()
-	if rec.State != api.Stopped || !rec.Spec.AutoRemove {
+	v.mu.Lock()
+	goes := v.rec.State == api.Stopped && v.goesLocked()
+	v.mu.Unlock()
+	if !goes {
 		return nil
 	}
 	return s.remove(context.WithoutCancel(ctx), v)
@@ -43,24 +48,27 @@ func (s *Set) autoRemove(ctx context.Context, v *VM) error {
 
 // Restart stops a VM and starts it.
 func (s *Set) Restart(ctx context.Context, name string, grace time.Duration, progress func(api.Event)) (api.VM, error) {
-	return s.stopping(ctx, name, func(v *VM) error {
+	return s.operate(ctx, name, func(ctx context.Context, v *VM) error {
 		if err := s.stopLocked(ctx, v, grace, progress); err != nil {
 			return err
+		}
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
 		}
 		return s.startLocked(ctx, v, progress)
 	})
 }
 
-func (s *Set) stopping(ctx context.Context, name string, act func(*VM) error) (api.VM, error) {
-	v, err := s.find(name)
+// operate does act with the token of the VM, until the VM is seized.
+func (s *Set) operate(ctx context.Context, name string, act func(context.Context, *VM) error) (api.VM, error) {
+	v, err := s.take(ctx, name)
 	if err != nil {
 		return api.VM{}, err
 	}
-	if err := v.acquire(ctx); err != nil {
-		return api.VM{}, err
-	}
 	defer v.release()
-	if err := act(v); err != nil {
+	ctx, done := v.work(ctx)
+	defer done()
+	if err := act(ctx, v); err != nil {
 		return api.VM{}, err
 	}
 	return s.view(v), nil
@@ -69,10 +77,7 @@ func (s *Set) stopping(ctx context.Context, name string, act func(*VM) error) (a
 func (s *Set) stopLocked(ctx context.Context, v *VM, grace time.Duration, progress func(api.Event)) error {
 	m, err := v.running()
 	if err != nil {
-		if v.record().State == api.Stopped {
-			return nil
-		}
-		return err
+		return s.killLocked(ctx, v, "stopped") // there is no guest that could be asked
 	}
 	if grace == 0 {
 		grace = defaultGrace
@@ -95,8 +100,7 @@ func (s *Set) stopLocked(ctx context.Context, v *VM, grace time.Duration, progre
 }
 
 func (s *Set) killLocked(ctx context.Context, v *VM, reason string) error {
-	rec := v.record()
-	if rec.State == api.Stopped {
+	if v.record().State == api.Stopped {
 		return nil
 	}
 	v.mu.Lock()
@@ -138,16 +142,10 @@ func shutdown(ctx context.Context, m *machine, grace time.Duration) error {
 // down or crashed, or its VMM was killed.
 func (s *Set) watch(v *VM, m *machine) {
 	<-m.over
-	if !m.hasExited() {
-		return // closed
+	if !m.hasExited() || v.acquire(s.open) != nil {
+		return // let go of
 	}
-	ctx := context.Background()
-	select {
-	case v.busy <- struct{}{}:
-		defer v.release()
-	case <-s.closed:
-		return
-	}
+	defer v.release()
 	v.mu.Lock()
 	current := v.machine == m
 	v.mu.Unlock()
@@ -156,13 +154,9 @@ func (s *Set) watch(v *VM, m *machine) {
 	}
 	rec := v.record()
 	s.Log.Info("VM ended by itself", "vm", rec.Name, "id", rec.ID)
-	var err error
-	if rec.Spec.AutoRemove {
-		err = s.remove(ctx, v)
-	} else {
-		err = s.halt(ctx, v, m, "the guest shut down, or its VMM was killed")
-	}
-	if err != nil {
+	ctx := context.WithoutCancel(s.open)
+	err := s.halt(ctx, v, m, "the guest shut down, or its VMM was killed")
+	if err = errors.Join(err, s.autoRemove(ctx, v)); err != nil {
 		s.Log.Error("clear away a VM that ended", "vm", rec.Name, "error", err)
 	}
 }
