@@ -93,23 +93,6 @@ func (m *machine) close() {
 	}
 }
 
-// dialAgent connects to the agent in the guest. The way goes through a
-// descriptor, because nobody but the VM's uid may enter the folder by name. The
-// descriptor is held meanwhile: its number must not become another VM's.
-func (m *machine) dialAgent(ctx context.Context, port uint32) (conn *net.UnixConn, err error) {
-	rc, err := m.run.SyscallConn()
-	if err == nil {
-		cerr := rc.Control(func(fd uintptr) {
-			conn, err = fc.DialVsock(ctx, fmt.Sprintf("/proc/self/fd/%d/v.sock", fd), port)
-		})
-		err = errors.Join(err, cerr)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reach guest agent: %w", err)
-	}
-	return conn, nil
-}
-
 // errExited means that the VMM ended while something was wanted of it.
 var errExited = errors.New("the VMM exited")
 
