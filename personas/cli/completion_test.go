@@ -50,7 +50,7 @@ func completer(t *testing.T) (d *fakeDaemon, dir string, env []string) {
 	if err := os.WriteFile(filepath.Join(dir, "somefile"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	env = append(os.Environ(), "BANGER_TEST_SOCKET="+d.socket, "PATH="+dir+":"+os.Getenv("PATH"), "HOME="+dir, "ZDOTDIR="+dir, "XDG_CONFIG_HOME="+dir)
+	env = append(os.Environ(), "BANGER_TEST_SOCKET="+d.socket, "PATH="+dir+":"+os.Getenv("PATH"), "HOME="+dir, "ZDOTDIR="+dir, "XDG_CONFIG_HOME="+dir, "GORACE=atexit_sleep_ms=0")
 	return d, dir, env
 }
 
