@@ -4,7 +4,7 @@ COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
 BUILT   := $(shell git log -1 --format=%cI 2>/dev/null)
 STAMP   := -X banger/personas.Version=$(VERSION) -X banger/personas.Commit=$(COMMIT) -X banger/personas.Built=$(BUILT)
 LINTER  := honnef.co/go/tools/cmd/staticcheck@v0.7.0
-RACED   := . ./fc/... ./ops/... ./store/... ./personas/...
+RACED   := ./fc/... ./ops/... ./store/... ./personas/...
 ALL     := ./... ./testdata/host ./testdata/testsum
 
 export CGO_ENABLED := 0
@@ -17,7 +17,7 @@ assets: ## kernels and root file systems, for tests
 
 test: assets build ## everything, real VMs included
 	$(GO) vet $(ALL)
-	$(GO) test -json -timeout 20m -coverprofile coverage.out $(TESTFLAGS) ./... | $(GO) run ./testdata/testsum
+	$(GO) test -json -p 1 -timeout 20m -coverprofile coverage.out $(TESTFLAGS) ./... | $(GO) run ./testdata/testsum
 
 race: ## the packages that have goroutines, under the race detector; needs a C compiler
 	@command -v $${CC:-cc} >/dev/null || { echo "race: skipped: no C compiler"; exit 0; }; \

@@ -117,16 +117,10 @@ func (m *machine) flushMetrics(ctx context.Context) error {
 	drives := make(map[string]blockStats)
 	for i, d := range m.config.Drives {
 		for _, q := range devices {
-			if isDevice(q.Device, driveDevice(i)) {
+			if q.Device == driveDevice(i) {
 				drives[d.ID] = blockStats(q.Stats)
 			}
 		}
 	}
 	return m.metrics.write(drives)
-}
-
-// isDevice tells whether QEMU's path of a device is that of the one called name.
-func isDevice(path, name string) bool {
-	const prefix, suffix = "/machine/peripheral/", "/virtio-backend"
-	return path == prefix+name || path == prefix+name+suffix
 }

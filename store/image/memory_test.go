@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/gzip"
+
+	"banger/store/ext4/ext4test"
 )
 
 // importerEnv makes the test program one that only imports: its peak memory is what counts.
@@ -23,7 +25,7 @@ func TestMain(m *testing.M) {
 		importAlone(src)
 		return
 	}
-	os.Exit(m.Run())
+	ext4test.Main(m)
 }
 
 // importAlone imports the file at path and prints the most memory that the process ever had.
