@@ -15,7 +15,7 @@ var daemons = []string{"bangerd", "banger-helper"}
 
 // look prints everything of the host's kernel that banger could leave behind,
 // without asking banger. Loop devices are the machine's own and many, so only
-// those over the host's files are told. What the first command of a boot makes
+// those over banger's files are told. What the first command of a boot makes
 // below /run, empty folders and the names of two sockets, is there for the next.
 // What is mounted below /tmp is the machine's, and other tests' to remove.
 const look = `
@@ -26,7 +26,7 @@ ip netns list | sed 's/^/netns /'
 ip rule | sed 's/^/rule /'
 nft list ruleset | sed 's/^/nft /'
 awk '$5 !~ "^/tmp/" {print "mount", $5, $(NF-2)}' /proc/self/mountinfo
-losetup --list --noheadings --output BACK-FILE | grep -e banger -e state.img | sed 's/^/loop /'
+losetup --list --noheadings --output BACK-FILE | grep -E '/banger' | sed 's/^/loop /'
 for s in net.ipv4.ip_forward net.ipv4.conf.all.forwarding; do echo sysctl $s $(sysctl -n $s); done
 for p in /proc/[0-9]*; do
 	c=$(tr '\0' ' ' <$p/cmdline 2>/dev/null) || continue
