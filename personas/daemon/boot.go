@@ -23,7 +23,9 @@ import (
 // initrds makes an initrd once for each kernel and build of banger.
 type initrds struct {
 	dir  string
-	exec string // path of the binary that becomes /init
+	// exec is the binary that becomes /init. Its path may lead through folders
+	// that the owner may not enter, such as root's home: /proc/self/exe does not.
+	exec string
 
 	// mu is held while an initrd is made: whoever needs the same one waits.
 	mu     sync.Mutex

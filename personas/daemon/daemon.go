@@ -101,11 +101,7 @@ func open(ctx context.Context, log *slog.Logger, dir string) (d *Daemon, err err
 			d.store.Close()
 		}
 	}()
-	self, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("find own binary: %w", err)
-	}
-	d.initrds = &initrds{dir: filepath.Join(dir, "initrds"), exec: self, made: make(map[string]string)}
+	d.initrds = &initrds{dir: filepath.Join(dir, "initrds"), exec: "/proc/self/exe", made: make(map[string]string)}
 	if err := os.MkdirAll(d.initrds.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
