@@ -22,7 +22,7 @@ import (
 
 // initrds makes an initrd once for each kernel and build of banger.
 type initrds struct {
-	dir  string
+	dir string
 	// exec is the binary that becomes /init. Its path may lead through folders
 	// that the owner may not enter, such as root's home: /proc/self/exe does not.
 	exec string
