@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 
@@ -54,6 +56,9 @@ func importAlone(path string) {
 
 // TestMemory imports many files, gzipped, and a large one, in processes of their own.
 func TestMemory(t *testing.T) {
+	if raceDetector() {
+		t.Skip("the race detector's own memory is several times the import's")
+	}
 	if testing.Short() { // as under the race detector, whose own memory would count
 		t.Skip("memory is not measured in short mode")
 	}
@@ -116,4 +121,10 @@ func peakMiB(t testing.TB, path string) int {
 		t.Fatalf("%v in %q", err, out)
 	}
 	return kib >> 10
+}
+
+// raceDetector tells whether this program was built with -race.
+func raceDetector() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
