@@ -45,6 +45,17 @@ func Pick(roles []Role, argv []string) (Role, []string) {
 	return roles[0], argv[1:]
 }
 
+// SetName is what ps shows of the process: one that was started by the link to
+// its own binary is called after the link. It is no matter if that fails.
+func SetName(name string) {
+	f, err := os.OpenFile("/proc/self/comm", os.O_WRONLY, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	f.WriteString(name)
+}
+
 // Context returns a context that ends when the process is asked to: by SIGTERM,
 // SIGINT or SIGHUP. A second signal then has its default effect.
 func Context() (context.Context, context.CancelFunc) {

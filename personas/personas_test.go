@@ -1,7 +1,11 @@
 package personas
 
 import (
+	"fmt"
+	"os"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -25,5 +29,23 @@ func TestPick(t *testing.T) {
 		if r.Name != c.want || !slices.Equal(args, c.args) {
 			t.Errorf("%s: got %s %q, want %s %q", c.argv, r.Name, args, c.want, c.args)
 		}
+	}
+}
+
+func TestSetName(t *testing.T) {
+	before, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		t.Skipf("needs /proc: %v", err)
+	}
+	defer SetName(strings.TrimSpace(string(before)))
+	done := make(chan struct{})
+	go func() { // whatever thread it is called on
+		defer close(done)
+		runtime.LockOSThread()
+		SetName("banger-helper")
+	}()
+	<-done
+	if got, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", os.Getpid())); err != nil || string(got) != "banger-helper\n" {
+		t.Errorf("the process is called %q, %v", got, err)
 	}
 }

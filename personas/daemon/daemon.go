@@ -50,6 +50,7 @@ type Daemon struct {
 
 // Main is the role's entry: it returns the exit code.
 func Main(args []string) int {
+	personas.SetName("bangerd")
 	log := personas.NewLog(os.Stderr)
 	if err := run(log, args); err != nil {
 		log.Error("stop", "error", err)

@@ -38,6 +38,7 @@ const idleLimit = time.Minute
 
 // Main is the role's entry: it returns the exit code.
 func Main(args []string) int {
+	personas.SetName("banger-helper")
 	log := personas.NewLog(os.Stderr)
 	if err := run(log, args); err != nil {
 		log.Error("stop", "error", err)
@@ -104,6 +105,7 @@ func moveIn(ctx context.Context, args []string) error {
 // serve answers operations until it is told to stop or nobody needs it.
 func serve(ctx context.Context, log *slog.Logger, c config) error {
 	unix.CloseOnExec(c.hostNS)
+	unix.Umask(0o022) // whatever sudo was called with: the modes below are meant
 	host := os.NewFile(uintptr(c.hostNS), "host network namespace")
 	defer host.Close()
 	listener, err := personas.Listener()
@@ -115,18 +117,22 @@ func serve(ctx context.Context, log *slog.Logger, c config) error {
 			return fmt.Errorf("make folder: %w", err)
 		}
 	}
+	kept := &kernels{dir: kernelsDir}
+	if err := kept.removeUnfinished(); err != nil {
+		return err
+	}
 	network, err := netns.Open(netns.Config{Host: host})
 	if err != nil {
 		return err
 	}
 	defer network.Close()
-	reservations, err := loadTable(tableDir)
+	reservations, err := loadTable(tableDir, log)
 	if err != nil {
 		return err
 	}
 	m := &machines{
-		owner: c.owner, table: reservations, kernels: &kernels{dir: kernelsDir},
-		net: network, jails: jailDir, logs: logDir,
+		owner: c.owner, table: reservations, kernels: kept,
+		net: network, jails: jailDir, logs: logDir, baseUID: vmUIDs,
 	}
 	if err := m.adopt(ctx); err != nil {
 		log.Warn("adopt VMs, ignoring", "error", err)
@@ -149,11 +155,12 @@ func serve(ctx context.Context, log *slog.Logger, c config) error {
 	if err != nil || m.running() > 0 {
 		return err // VMs go on, and need their network
 	}
-	return network.Remove(context.WithoutCancel(ctx))
+	ctx = context.WithoutCancel(ctx)
+	return errors.Join(m.sweep(ctx), network.Remove(ctx))
 }
 
-// watch keeps the logs bounded and the host's rules in place, and returns when the helper has been idle for
-// long enough or ctx is done.
+// watch keeps the logs bounded and the host's rules in place, and returns when
+// the helper has been idle for long enough or ctx is done.
 func (m *machines) watch(ctx context.Context, log *slog.Logger, s *ops.Server) {
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
@@ -216,13 +223,11 @@ func (m *machines) reconcile(context.Context, *ops.Call, ops.None) (ops.None, []
 	list := []ops.Reservation{}
 	plan := m.net.Plan()
 	for _, r := range m.table.all() {
-		r.mu.Lock()
 		list = append(list, ops.Reservation{
 			Handle: r.rec.Handle, ID: r.rec.ID, Slot: r.rec.Slot,
 			Address: plan.Guest(r.rec.Slot).String(), MAC: plan.MAC(r.rec.Slot).String(),
-			Running: r.process != nil && !exited(r.process),
+			Running: r.runs(),
 		})
-		r.mu.Unlock()
 	}
 	f, err := memfd(list)
 	return ops.None{}, []*os.File{f}, err

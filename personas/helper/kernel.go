@@ -51,11 +51,44 @@ func (k *kernels) have(digest string) bool {
 	return err == nil
 }
 
+// unfinished begins the names of files that put has not published yet.
+const unfinished = ".tmp-"
+
+// removeUnfinished removes what a crash in the midst of put left. Nobody may be
+// putting anything meanwhile.
+func (k *kernels) removeUnfinished() error {
+	left, err := filepath.Glob(filepath.Join(k.dir, unfinished+"*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range left {
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("remove unfinished kernel: %w", err)
+		}
+	}
+	return nil
+}
+
 // put copies src to where open finds it, if src has this digest.
 func (k *kernels) put(ctx context.Context, digest string, src *os.File) (err error) {
-	tmp, err := os.CreateTemp(k.dir, ".tmp-")
-	if err != nil {
+	tooLarge := &ops.Error{Code: ops.Limit, Message: "keep kernel: larger than 1 GiB"}
+	if info, err := src.Stat(); err != nil {
 		return fmt.Errorf("keep kernel: %w", err)
+	} else if info.Size() > maxKernelBytes {
+		return tooLarge // before anything is written
+	}
+	tmp, err := os.CreateTemp(k.dir, unfinished)
+	defer func() {
+		var refused *ops.Error
+		switch {
+		case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+			err = &ops.Error{Code: ops.Limit, Message: "keep kernel: no space in " + k.dir}
+		case err != nil && !errors.As(err, &refused):
+			err = fmt.Errorf("keep kernel: %w", err)
+		}
+	}()
+	if err != nil {
+		return err
 	}
 	defer func() {
 		tmp.Close()
@@ -64,24 +97,22 @@ func (k *kernels) put(ctx context.Context, digest string, src *os.File) (err err
 		}
 	}()
 	sum := sha256.New()
-	in := io.LimitReader(contextReader{ctx, io.NewSectionReader(src, 0, maxKernelBytes+1)}, maxKernelBytes+1)
+	in := contextReader{ctx, io.NewSectionReader(src, 0, maxKernelBytes+1)}
 	n, err := io.Copy(io.MultiWriter(tmp, sum), in)
-	switch {
-	case errors.Is(err, unix.ENOSPC):
-		return &ops.Error{Code: ops.Limit, Message: "keep kernel: no space in " + k.dir}
-	case err != nil:
-		return fmt.Errorf("keep kernel: %w", err)
-	case n > maxKernelBytes:
-		return &ops.Error{Code: ops.Limit, Message: "keep kernel: larger than 1 GiB"}
+	if err != nil {
+		return err
+	}
+	if n > maxKernelBytes {
+		return tooLarge // it has grown
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != digest {
 		return &ops.Error{Code: ops.Invalid, Message: "keep kernel: content has digest " + got + ", not " + digest}
 	}
 	if err := tmp.Chmod(0o444); err != nil {
-		return fmt.Errorf("keep kernel: %w", err)
+		return err
 	}
 	if err := tmp.Sync(); err != nil {
-		return fmt.Errorf("keep kernel: %w", err)
+		return err
 	}
 	// What is there stays: a VM that starts right now has it open, and a file
 	// without a name cannot be mounted into its jail.
@@ -90,7 +121,7 @@ func (k *kernels) put(ctx context.Context, digest string, src *os.File) (err err
 		return os.Remove(tmp.Name())
 	}
 	if err != nil {
-		return fmt.Errorf("keep kernel: %w", err)
+		return err
 	}
 	return k.prune()
 }

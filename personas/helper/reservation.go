@@ -7,9 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
+	"sync/atomic"
 
 	"banger/fc/jail"
 	"banger/ops"
@@ -27,7 +30,24 @@ type record struct {
 	Request string  `json:"request"` // that reserved it
 	Start   string  `json:"start"`   // request that started it last
 	Net     string  `json:"net"`     // policy of the last start
-	Disks   []inode `json:"disks"`   // that the VMM may write
+	Disks   []claim `json:"disks"`   // that the VMM has open
+}
+
+// check reports why r cannot be what reserve has written.
+func (r *record) check() error {
+	switch {
+	case !isHex(r.Handle, 32):
+		return errors.New("it has no handle")
+	case !isHex(r.ID, 8):
+		return fmt.Errorf("its id is %q", r.ID)
+	case r.Slot < 0 || r.Slot >= maxVMs:
+		return fmt.Errorf("its slot is %d", r.Slot)
+	}
+	return nil
+}
+
+func isHex(s string, digits int) bool {
+	return len(s) == digits && strings.Trim(s, "0123456789abcdef") == ""
 }
 
 // reservation is one VM as the helper knows it.
@@ -36,10 +56,19 @@ type record struct {
 type reservation struct {
 	// mu is held for the length of an operation on this VM: it is for the I/O.
 	// Order: reservation.mu, then table.mu.
-	mu      sync.Mutex
-	rec     record
-	process *jail.Process // nil unless a VMM was started and not yet cleared away
-	gone    bool          // released while somebody waited for mu
+	mu   sync.Mutex
+	rec  record
+	gone bool // released while somebody waited for mu
+
+	// process is nil unless a VMM was started and not yet cleared away. Whoever
+	// has mu writes it; those who only count do not wait for an operation.
+	process atomic.Pointer[jail.Process]
+}
+
+// runs reports whether the VMM of r was started and has not exited.
+func (r *reservation) runs() bool {
+	p := r.process.Load()
+	return p != nil && !exited(p)
 }
 
 // table is every reservation, also on disk.
@@ -52,17 +81,19 @@ type table struct {
 	byID    map[string]*reservation
 	handles map[string]*reservation
 	slots   map[int]*reservation
-	writers map[inode]*reservation // who may write a disk
+	claims  claims
 }
 
-// loadTable reads what an earlier helper had reserved.
-func loadTable(dir string) (*table, error) {
+// loadTable reads what an earlier helper had reserved. A record that cannot be
+// read is removed and told: its VM has no handle any more, so that adopt ends
+// it.
+func loadTable(dir string, log *slog.Logger) (*table, error) {
 	t := &table{
 		dir:     dir,
 		byID:    make(map[string]*reservation),
 		handles: make(map[string]*reservation),
 		slots:   make(map[int]*reservation),
-		writers: make(map[inode]*reservation),
+		claims:  make(claims),
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -76,24 +107,43 @@ func loadTable(dir string) (*table, error) {
 			}
 			continue
 		}
-		data, err := os.ReadFile(path)
+		r, err := loadRecord(path)
+		if err == nil {
+			err = t.addLocked(r)
+		}
 		if err != nil {
-			return nil, fmt.Errorf("load reservations: %w", err)
+			log.Error("remove a reservation that cannot be read", "path", path, "error", err)
+			if err := os.Remove(path); err != nil {
+				return nil, fmt.Errorf("load reservations: %w", err)
+			}
 		}
-		r := &reservation{}
-		if err := json.Unmarshal(data, &r.rec); err != nil {
-			return nil, fmt.Errorf("load reservation %s: %w", path, err)
-		}
-		t.addLocked(r)
 	}
 	return t, nil
 }
 
-func (t *table) addLocked(r *reservation) {
-	t.byID[r.rec.ID], t.handles[r.rec.Handle], t.slots[r.rec.Slot] = r, r, r
-	for _, d := range r.rec.Disks {
-		t.writers[d] = r
+func loadRecord(path string) (*reservation, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
 	}
+	r := &reservation{}
+	if err := json.Unmarshal(data, &r.rec); err != nil {
+		return nil, err
+	}
+	if filepath.Base(path) != r.rec.ID+".json" {
+		return nil, fmt.Errorf("its id is %q", r.rec.ID)
+	}
+	return r, r.rec.check()
+}
+
+// addLocked refuses what would shadow another reservation.
+func (t *table) addLocked(r *reservation) error {
+	if t.byID[r.rec.ID] != nil || t.handles[r.rec.Handle] != nil || t.slots[r.rec.Slot] != nil {
+		return fmt.Errorf("id %s, its handle or slot %d is taken", r.rec.ID, r.rec.Slot)
+	}
+	t.byID[r.rec.ID], t.handles[r.rec.Handle], t.slots[r.rec.Slot] = r, r, r
+	t.claims.add(r, r.rec.Disks)
+	return nil
 }
 
 // reserve takes the lowest free slot. The same request gets the same answer.
@@ -123,13 +173,13 @@ func (t *table) reserve(request string) (*reservation, error) {
 		Slot:    slot,
 		Request: request,
 	}}
-	if t.byID[r.rec.ID] != nil {
-		return nil, errors.New("reserve: id is taken, try again")
+	if err := t.addLocked(r); err != nil { // 32 random bits met their like
+		return nil, fmt.Errorf("reserve: %w, try again", err)
 	}
 	if err := t.saveLocked(&r.rec); err != nil {
+		t.dropLocked(r)
 		return nil, err
 	}
-	t.addLocked(r)
 	return r, nil
 }
 
@@ -179,11 +229,15 @@ func (t *table) forget(r *reservation) error {
 	if err := os.Remove(filepath.Join(t.dir, r.rec.ID+".json")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("forget reservation: %w", err)
 	}
+	t.dropLocked(r)
+	r.gone = true
+	return nil
+}
+
+func (t *table) dropLocked(r *reservation) {
 	delete(t.byID, r.rec.ID)
 	delete(t.handles, r.rec.Handle)
 	delete(t.slots, r.rec.Slot)
-	r.gone = true
-	return nil
 }
 
 // all returns the reservations of this moment.
@@ -195,32 +249,4 @@ func (t *table) all() []*reservation {
 		list = append(list, r)
 	}
 	return list
-}
-
-// claim notes that r alone may write these disks, or refuses.
-func (t *table) claim(r *reservation, disks []file) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, d := range disks {
-		if other := t.writers[d.inode]; !d.readOnly && other != nil {
-			return &ops.Error{Code: ops.Conflict, Message: "a disk is in use by VM " + other.rec.ID}
-		}
-	}
-	for _, d := range disks {
-		if !d.readOnly {
-			t.writers[d.inode] = r
-			r.rec.Disks = append(r.rec.Disks, d.inode)
-		}
-	}
-	return nil
-}
-
-// unclaim gives up the disks of r, whose mu the caller holds.
-func (t *table) unclaim(r *reservation) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, d := range r.rec.Disks {
-		delete(t.writers, d)
-	}
-	r.rec.Disks = nil
 }

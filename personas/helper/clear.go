@@ -1,0 +1,150 @@
+package helper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"banger/fc/jail"
+)
+
+// clear kills the VMM of r, whose mu the caller holds, and removes its jail and
+// tap. Its disks are free afterwards, and not before the process is gone. It
+// does as much as it can and joins what went wrong.
+func (m *machines) clear(ctx context.Context, r *reservation) error {
+	if p := r.process.Load(); p != nil {
+		if err := end(ctx, p); err != nil {
+			return err
+		}
+		r.process.Store(nil)
+	}
+	if err := m.evict(ctx, r); err != nil {
+		return err
+	}
+	err := m.net.RemoveTap(ctx, r.rec.Slot)
+	if r.rec.Disks == nil {
+		return err // nothing to be recorded
+	}
+	m.table.unclaim(r)
+	return errors.Join(err, m.table.save(r))
+}
+
+// end kills a VMM, waits until it is gone, and removes its jail.
+func end(ctx context.Context, p *jail.Process) error {
+	if err := p.Kill(); err != nil {
+		return err
+	}
+	if _, err := p.Wait(ctx); err != nil {
+		return fmt.Errorf("wait for killed VMM: %w", err)
+	}
+	return p.Release()
+}
+
+// evict ends what lives in jails of r that no process is known of: adopt could
+// not tell whose it was, or somebody was killed in the midst of a start.
+func (m *machines) evict(ctx context.Context, r *reservation) error {
+	paths, err := jail.List(m.jails)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, path := range paths {
+		if jailOf(path, r) {
+			errs = append(errs, m.demolish(ctx, path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// demolish ends the VMM of a jail, if there is one, and removes the jail.
+func (m *machines) demolish(ctx context.Context, path string) error {
+	p, err := jail.Adopt(ctx, path)
+	if errors.Is(err, jail.ErrGone) {
+		return jail.Remove(ctx, path)
+	}
+	if err != nil {
+		return err
+	}
+	return end(ctx, p)
+}
+
+// jailOf reports whether a jail was made for r: its name begins with the VM's id.
+func jailOf(path string, r *reservation) bool {
+	return strings.HasPrefix(filepath.Base(path), r.rec.ID+"-")
+}
+
+// adopt finds the VMMs that an earlier helper had started, and removes what is
+// left of those that are gone, and what belongs to no reservation.
+func (m *machines) adopt(ctx context.Context) error {
+	paths, err := jail.List(m.jails)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, path := range paths {
+		errs = append(errs, m.adoptJail(ctx, path))
+	}
+	for _, r := range m.table.all() {
+		if r.process.Load() == nil {
+			r.mu.Lock()
+			errs = append(errs, m.clear(ctx, r))
+			r.mu.Unlock()
+		}
+	}
+	return errors.Join(append(errs, m.removeStrayTaps(ctx))...)
+}
+
+func (m *machines) adoptJail(ctx context.Context, path string) error {
+	for _, r := range m.table.all() {
+		if !jailOf(path, r) || r.process.Load() != nil {
+			continue
+		}
+		p, err := jail.Adopt(ctx, path)
+		if errors.Is(err, jail.ErrGone) {
+			return jail.Remove(ctx, path)
+		}
+		if err == nil {
+			r.process.Store(p)
+		}
+		return err
+	}
+	return m.demolish(ctx, path) // nobody can ask for it any more
+}
+
+// removeStrayTaps removes the devices of slots that nobody has reserved.
+func (m *machines) removeStrayTaps(ctx context.Context) error {
+	taps, err := m.net.Taps(ctx)
+	if err != nil {
+		return err
+	}
+	reserved := make(map[int]bool)
+	for _, r := range m.table.all() {
+		reserved[r.rec.Slot] = true
+	}
+	var errs []error
+	for _, t := range taps {
+		if !reserved[t.Slot] {
+			errs = append(errs, m.net.RemoveTap(ctx, t.Slot))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sweep clears away VMMs that have exited and that nobody has asked about: no
+// daemon may ever come.
+func (m *machines) sweep(ctx context.Context) error {
+	var errs []error
+	for _, r := range m.table.all() {
+		if p := r.process.Load(); p == nil || !exited(p) {
+			continue
+		}
+		r.mu.Lock()
+		if !r.runs() {
+			errs = append(errs, m.clear(ctx, r))
+		}
+		r.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}

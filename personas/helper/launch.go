@@ -1,0 +1,127 @@
+package helper
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"banger/fc/jail"
+	"banger/ops"
+)
+
+// launch checks what came, records it, and makes tap, jail and process. After
+// an error the caller clears what was made.
+func (m *machines) launch(ctx context.Context, r *reservation, call *ops.Call, a ops.VMStartArgs) error {
+	uid := m.baseUID + r.rec.Slot
+	disks := make([]file, len(call.Files))
+	for i, f := range call.Files {
+		d, err := checkDisk(f, m.owner.uid)
+		if err != nil {
+			return err
+		}
+		disks[i] = d
+	}
+	kernel, err := m.kernels.open(a.Kernel)
+	if err != nil {
+		return err
+	}
+	defer kernel.Close()
+	initrd, err := m.kernels.open(a.Initrd)
+	if err != nil {
+		return err
+	}
+	defer initrd.Close()
+	spec, err := m.vmm(a.VMM, r.rec.ID)
+	if err != nil {
+		return err
+	}
+	if err := m.table.claim(r, disks); err != nil {
+		return err
+	}
+	r.rec.Start, r.rec.Net = call.ID, a.Net
+	if err := m.table.save(r); err != nil {
+		return err
+	}
+
+	for i := range disks {
+		if err := disks[i].admit(uid); err != nil {
+			return err
+		}
+		spec.Disks = append(spec.Disks, jail.Disk{File: disks[i].File, ReadOnly: disks[i].readOnly})
+	}
+	log, err := os.OpenFile(m.logPath(r), os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("open serial log: %w", err)
+	}
+	defer log.Close()
+	if a.Net != ops.NetNone {
+		if err := m.net.CreateTap(ctx, m.tap(r)); err != nil {
+			return err
+		}
+	}
+	spec.Parent = m.jails
+	spec.UID, spec.GID = uid, uid
+	spec.OwnerUID, spec.OwnerGID = m.owner.uid, m.owner.gid
+	spec.Kernel, spec.Initrd, spec.Log = kernel, initrd, log
+	spec.KVM = true
+	p, err := jail.Start(ctx, spec)
+	if err != nil {
+		return err
+	}
+	r.process.Store(p)
+	return nil
+}
+
+// vmm returns the part of a jail that depends on the VMM.
+func (m *machines) vmm(name, id string) (*jail.Spec, error) {
+	spec := &jail.Spec{ID: id}
+	if name == ops.Firecracker {
+		path, err := jail.Resolve("firecracker", "")
+		if err != nil {
+			return nil, err
+		}
+		spec.Binary = path
+		spec.Args = []string{"firecracker", "--api-sock", jail.APISocket, "--id", id}
+		return spec, nil
+	}
+	if _, err := jail.Resolve("qemu-system-x86_64", ""); err != nil {
+		return nil, err
+	}
+	// By the link, not by name: the file may have been replaced by a newer one.
+	spec.Binary, spec.System = "/proc/self/exe", true
+	spec.Args = []string{"banger-vmm", "--api-sock", jail.APISocket, "--id", id}
+	return spec, nil
+}
+
+// handOut opens the descriptors of a running VM for the daemon.
+func (m *machines) handOut(r *reservation) (reply ops.VMStartReply, files []*os.File, err error) {
+	defer func() {
+		if err != nil {
+			for _, f := range files {
+				f.Close()
+			}
+			files = nil
+		}
+	}()
+	p := r.process.Load()
+	for _, open := range []func() (*os.File, error){
+		p.DialAPI,
+		func() (*os.File, error) { return dup(p.Pidfd()) },
+		func() (*os.File, error) { return p.Listen(helloPort) },
+		func() (*os.File, error) { return dup(p.RunDir()) },
+		func() (*os.File, error) { return os.OpenFile(m.logPath(r), os.O_RDONLY|unix.O_NOFOLLOW, 0) },
+	} {
+		f, err := open()
+		if err != nil {
+			return reply, files, fmt.Errorf("hand out VM: %w", err)
+		}
+		files = append(files, f)
+	}
+	reply.PID = p.PID()
+	if r.rec.Net != ops.NetNone {
+		reply.Tap = m.tap(r).Name()
+	}
+	return reply, files, nil
+}
