@@ -33,7 +33,7 @@ func waitDevice(ctx context.Context, name string) (string, error) {
 		info, err := os.Stat(path)
 		switch {
 		case err == nil && info.Mode()&os.ModeDevice != 0:
-			return path, nil
+			return path, awaitDriver(ctx, path)
 		case err != nil && !errors.Is(err, os.ErrNotExist):
 			return "", err
 		}
@@ -42,6 +42,29 @@ func waitDevice(ctx context.Context, name string) (string, error) {
 				err = context.Cause(ctx)
 			}
 			return "", fmt.Errorf("wait for disk %q: %w", path, err)
+		}
+	}
+}
+
+// driverPoll is the time between two tries to open a device.
+const driverPoll = time.Millisecond
+
+// awaitDriver waits until a device node can be opened. The kernel makes a disk's
+// node a moment before there is a disk behind it (device_add_disk, Linux 6.1), and
+// there is no event for the latter.
+func awaitDriver(ctx context.Context, path string) error {
+	for {
+		f, err := os.Open(path)
+		if err == nil {
+			return f.Close()
+		}
+		if !errors.Is(err, unix.ENXIO) {
+			return err
+		}
+		select {
+		case <-time.After(driverPoll):
+		case <-ctx.Done():
+			return fmt.Errorf("wait for disk %q: %w", path, context.Cause(ctx))
 		}
 	}
 }

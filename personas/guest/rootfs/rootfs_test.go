@@ -8,6 +8,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestDependencies(t *testing.T) {
@@ -37,6 +39,27 @@ func TestWaitDevice(t *testing.T) {
 	}
 	if _, err := waitDevice(ctx, "fd"); err == nil {
 		t.Error("a directory is no disk")
+	}
+}
+
+// A node without a device behind it, as a disk's is for a moment, is waited for.
+func TestAwaitDriver(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "node")
+	const nobody = 240 << 8 // the first of the majors for local use
+	if err := unix.Mknod(path, unix.S_IFBLK|0o600, nobody); err != nil {
+		t.Skipf("cannot make a device node: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	err := awaitDriver(ctx, path)
+	if errors.Is(err, os.ErrPermission) {
+		t.Skipf("device nodes cannot be opened here: %v", err)
+	}
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("got %v, want to wait until the context is done", err)
+	}
+	if err := awaitDriver(t.Context(), "/dev/null"); err != nil {
+		t.Fatal(err)
 	}
 }
 
