@@ -122,6 +122,7 @@ func (q *bare) open(b *testing.B, number int, path string) {
 type booted struct {
 	hello time.Duration // until /init said hello
 	ready time.Duration // until root, names and agent were there
+	ran   time.Duration // until a command had run in it
 	init  time.Duration // age of the guest's kernel at the hello
 	used  int64         // bytes of guest memory that are not available any more
 }
@@ -183,16 +184,26 @@ func (q *bare) boot(b *testing.B, initrd *os.File) (times booted) {
 		b.Fatal(err)
 	}
 	times.ready = time.Since(begin)
-	agent, err := fc.DialVsock(ctx, uds, link.AgentPort)
-	if err != nil {
-		b.Fatal(err)
+	code, err := link.Exec(ctx, dialAgent(b, ctx, uds), link.ExecRequest{Args: []string{"true"}}, link.ExecIO{})
+	if err != nil || code != 0 {
+		b.Fatalf("true: exit code %d, %v", code, err)
 	}
-	stats, err := link.Query(ctx, agent)
+	times.ran = time.Since(begin)
+	stats, err := link.Query(ctx, dialAgent(b, ctx, uds))
 	if err != nil {
 		b.Fatal(err)
 	}
 	times.used = int64(stats.MemTotalBytes) - int64(stats.MemAvailableBytes)
 	return times
+}
+
+func dialAgent(b *testing.B, ctx context.Context, uds string) net.Conn {
+	b.Helper()
+	conn, err := fc.DialVsock(ctx, uds, link.AgentPort)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return conn
 }
 
 // config is what the daemon would say, without a network.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -21,7 +22,7 @@ import (
 // so that what else the machine does hits both alike.
 func BenchmarkBanger(b *testing.B) {
 	host.Require(b)
-	var t table
+	t := table{busy: load(b)}
 	for _, part := range []struct {
 		name    string
 		measure func(*testing.B, *table)
@@ -42,6 +43,19 @@ func BenchmarkBanger(b *testing.B) {
 	t.print(os.Stdout)
 }
 
+// load is how many processes of the machine wanted to run of late.
+func load(b *testing.B) (average float64) {
+	b.Helper()
+	text, err := os.ReadFile("/proc/loadavg")
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &average)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	return average
+}
+
 // A row is one line of the table. A figure without a goal is told for its own
 // sake.
 type row struct {
@@ -50,7 +64,10 @@ type row struct {
 	ratio, goal  float64 // goal is the most that ratio may be; zero is none
 }
 
-type table struct{ rows []row }
+type table struct {
+	rows []row
+	busy float64 // the machine's load before anything was measured
+}
 
 func (t *table) add(r row) { t.rows = append(t.rows, r) }
 
@@ -83,20 +100,22 @@ func (t *table) print(w io.Writer) {
 		}
 		fmt.Fprintf(w, line, r.name, r.figure, r.against, ratio, goal, met)
 	}
-	fmt.Fprintln(w)
+	fmt.Fprintf(w, "load of the machine before: %.2f on %d CPUs; above 0.5 the figures tell of others too\n\n", t.busy, runtime.NumCPU())
 }
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000) }
 
 func mib(bytes int64) string { return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20)) }
 
-// inTurn does each of acts n times, one after the other, and returns the
-// median of the times that each tells.
+// inTurn does each of acts n times, and returns the median of the times that
+// each tells. Who begins changes from turn to turn, so that none is always the
+// one that comes after another's clearing away.
 func inTurn(n int, acts ...func() time.Duration) []time.Duration {
 	times := make([][]time.Duration, len(acts))
-	for range n {
-		for i, act := range acts {
-			times[i] = append(times[i], act())
+	for turn := range n {
+		for i := range acts {
+			at := (turn + i) % len(acts)
+			times[at] = append(times[at], acts[at]())
 		}
 	}
 	medians := make([]time.Duration, len(acts))
