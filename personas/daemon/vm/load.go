@@ -113,10 +113,10 @@ func (s *Set) settle(ctx context.Context, v *VM, runs bool) error {
 	case rec.State == api.Running:
 		reason = "it was gone when bangerd started"
 	case rec.State == api.Stopped:
-		reason = rec.Reason
-		v.mu.Lock()
-		v.rec.State = api.Stopping // the record was ahead of the world
-		v.mu.Unlock()
+		reason = rec.Reason // the record was ahead of the world
+		if err := s.moveTo(v, api.Stopping, reason); err != nil {
+			return err
+		}
 	}
 	if err := s.halt(ctx, v, nil, reason); err != nil {
 		return err

@@ -58,7 +58,7 @@ var transitions = map[api.State][]api.State{
 	api.Starting: {api.Running, api.Stopping, api.Stopped, api.Deleting},
 	api.Running:  {api.Stopping, api.Stopped, api.Deleting},
 	api.Stopping: {api.Stopped, api.Stopping, api.Deleting},
-	api.Stopped:  {api.Starting, api.Deleting},
+	api.Stopped:  {api.Starting, api.Stopping, api.Deleting},
 	api.Deleting: {api.Deleting},
 }
 
