@@ -16,9 +16,9 @@ func TestHost(t *testing.T) {
 		want  Source
 	}{
 		{"Debian", []string{"boot/vmlinuz-" + release, "boot/config-" + release, "lib/modules/" + release + "/modules.dep"},
-			Source{"boot/vmlinuz-" + release, "lib/modules/" + release, "boot/config-" + release}},
+			Source{Path: "boot/vmlinuz-" + release, Modules: "lib/modules/" + release, Config: "boot/config-" + release}},
 		{"Fedora", []string{"lib/modules/" + release + "/vmlinuz", "lib/modules/" + release + "/config"},
-			Source{"lib/modules/" + release + "/vmlinuz", "lib/modules/" + release, "lib/modules/" + release + "/config"}},
+			Source{Path: "lib/modules/" + release + "/vmlinuz", Modules: "lib/modules/" + release, Config: "lib/modules/" + release + "/config"}},
 		{"without modules", []string{"boot/vmlinux-" + release}, Source{Path: "boot/vmlinux-" + release}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -97,22 +97,28 @@ func build(ctx context.Context, src Source, root *os.Root) (Info, error) {
 
 // open takes kernel, configuration and modules out of src, and tells what it was.
 func (c *collector) open(ctx context.Context, src Source) (format, error) {
-	f, kind, err := openFile(src.Path)
+	f, kind, err := src.open()
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
+	if f != src.File {
+		defer f.Close()
+	}
 	var trees []tree
 	switch kind {
 	case formatDeb, formatRPM:
 		trees = append(trees, packageFile{f, kind})
 	default:
 		c.image = true
-		if err := c.save(imageFile, withContext(ctx, f), maxImageBytes); err != nil {
+		whole := io.NewSectionReader(f, 0, maxImageBytes+1) // wherever it is read by others
+		if err := c.save(imageFile, withContext(ctx, whole), maxImageBytes); err != nil {
 			return "", err
 		}
 	}
-	if src.Modules != "" {
+	switch {
+	case src.ModulesFS != nil:
+		trees = append(trees, directory{src.ModulesFS, filepath.Base(filepath.Clean(src.Modules))})
+	case src.Modules != "":
 		t, closer, err := openModules(src.Modules)
 		if err != nil {
 			return "", fmt.Errorf("open modules: %w", err)
@@ -127,6 +133,16 @@ func (c *collector) open(ctx context.Context, src Source) (format, error) {
 		return "", fmt.Errorf("%w: no boot/vmlinuz-* in the package", ErrNotKernel)
 	}
 	return kind, nil
+}
+
+// open returns the file of a source, which is src.File or the caller's to close, and
+// tells what it is.
+func (src Source) open() (*os.File, format, error) {
+	if src.File == nil {
+		return openFile(src.Path)
+	}
+	kind, err := detectRegular(src.File)
+	return src.File, kind, err
 }
 
 // openFile opens a file and tells what it is.
@@ -159,7 +175,10 @@ func openModules(name string) (tree, io.Closer, error) {
 		return nil, nil, err
 	} else if info.IsDir() {
 		root, err := os.OpenRoot(name)
-		return directory{root, filepath.Base(filepath.Clean(name))}, root, err
+		if err != nil {
+			return nil, nil, err
+		}
+		return directory{root.FS(), filepath.Base(filepath.Clean(name))}, root, nil
 	}
 	f, kind, err := openFile(name)
 	if err != nil {

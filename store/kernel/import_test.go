@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -231,9 +232,12 @@ func TestImportWithEmbeddedConfig(t *testing.T) {
 	}
 }
 
+// allBuiltin is the list of a kernel that has in itself what a guest must have.
+const allBuiltin = "kernel/virtio.ko\nkernel/virtio_mmio.ko\nkernel/virtio_blk.ko\nkernel/vsock.ko\nkernel/vmw_vsock_virtio_transport.ko\n"
+
 func TestImportWithoutConfig(t *testing.T) {
 	dir, s := t.TempDir(), goodSample()
-	s.modules[0].Data = []byte("kernel/virtio.ko\nkernel/virtio_mmio.ko\nkernel/virtio_blk.ko\nkernel/vsock.ko\nkernel/vmw_vsock_virtio_transport.ko\n")
+	s.modules[0].Data = []byte(allBuiltin)
 	src := kernel.Source{Path: write(t, filepath.Join(dir, "vmlinuz"), s.image), Modules: s.tree(t, filepath.Join(dir, release))}
 	info, err := kernel.Import(t.Context(), src, filepath.Join(dir, "kernel"))
 	if err != nil {
@@ -342,5 +346,45 @@ func TestImportLeavesWhatIsThere(t *testing.T) {
 	}
 	if got := files(t, dir); !slices.Equal(got, []string{"k.deb", "kernel/mine"}) {
 		t.Errorf("left behind: %q", got)
+	}
+}
+
+// A distribution's kernel is often root's alone: whoever was given it open needs no name.
+func TestImportOfOpenFiles(t *testing.T) {
+	dir := t.TempDir()
+	s := goodSample()
+	s.modules[0].Data = []byte(allBuiltin)
+	path := write(t, filepath.Join(dir, "vmlinuz"), s.image)
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.Seek(100, io.SeekStart); err != nil { // where it stands means nothing
+		t.Fatal(err)
+	}
+	tree := s.tree(t, filepath.Join(dir, release))
+	want, err := kernel.Import(t.Context(), kernel.Source{Path: path, Modules: tree}, filepath.Join(dir, "named"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	src := kernel.Source{Path: "/boot/vmlinuz", File: f, Modules: "/lib/modules/" + release, ModulesFS: root.FS()}
+	got, err := kernel.Import(t.Context(), src, filepath.Join(dir, "opened"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Digest != want.Digest {
+		t.Errorf("digest is %s by descriptor, %s by name", got.Digest, want.Digest)
+	}
+	if _, err := f.Stat(); err != nil {
+		t.Errorf("the caller's file was closed: %v", err)
 	}
 }

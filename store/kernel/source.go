@@ -22,9 +22,16 @@ import (
 type Source struct {
 	// Path is a package (.deb, .rpm), a bzImage or a vmlinux.
 	Path string
+	// File is that file, open for reading, where it cannot be opened by its name: Path is
+	// only what it is called then. It stays the caller's.
+	File *os.File
 	// Modules is where more modules are, if not all are in the package: a directory
 	// such as /lib/modules/6.1.0-13-amd64, or a second package. It may be empty.
 	Modules string
+	// ModulesFS is the content of that directory, where it cannot be opened by its name:
+	// the last element of Modules is only what it is called then. A file system that does
+	// not let symbolic links lead out, as os.Root's, keeps it from naming other files.
+	ModulesFS fs.FS
 	// Config is the kernel's configuration, if neither in the package nor in the
 	// kernel itself. It may be empty.
 	Config string
@@ -132,15 +139,15 @@ func (p packageFile) walk(ctx context.Context, fn visit) error {
 	return rpm.Walk(r, fn)
 }
 
-// directory is a module directory on disk.
+// directory is a module directory.
 type directory struct {
-	root *os.Root
-	name string
+	files fs.FS
+	name  string
 }
 
 // walk gives names as a package would: lib/modules/<name of the directory>/...
 func (d directory) walk(ctx context.Context, fn visit) error {
-	return fs.WalkDir(d.root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+	return fs.WalkDir(d.files, ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -154,7 +161,7 @@ func (d directory) walk(ctx context.Context, fn visit) error {
 		if err != nil {
 			return err
 		}
-		content := &lazyFile{root: d.root, name: name}
+		content := &lazyFile{files: d.files, name: name}
 		defer content.close()
 		return fn(path.Join("lib/modules", d.name, name), info.Size(), content)
 	})
@@ -165,14 +172,14 @@ const maxDirDepth = 32
 
 // lazyFile is opened by the first read.
 type lazyFile struct {
-	root *os.Root
-	name string
-	file *os.File
+	files fs.FS
+	name  string
+	file  fs.File
 }
 
 func (l *lazyFile) Read(p []byte) (int, error) {
 	if l.file == nil {
-		f, err := l.root.Open(l.name)
+		f, err := l.files.Open(l.name)
 		if err != nil {
 			return 0, err
 		}
