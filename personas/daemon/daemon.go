@@ -43,6 +43,7 @@ type Daemon struct {
 	kernels *catalog.Catalog[catalog.Kernel]
 	initrds *initrds
 	clients clients
+	given   sync.WaitGroup // connections that HTTP has given away, and that are still served
 
 	// probeDisks finds the best disk backend of the store, once.
 	probeDisks func() storedisk.Backend
@@ -158,20 +159,22 @@ func (d *Daemon) serve(ctx context.Context, l *net.UnixListener, standalone bool
 	var tasks sync.WaitGroup
 	tasks.Go(func() { d.resolve(ctx) })
 	tasks.Go(func() { d.stayInTouch(ctx, cancel, standalone) })
-	stop := context.AfterFunc(ctx, func() {
+	tasks.Go(func() {
+		<-ctx.Done()
 		grace, done := context.WithTimeout(context.Background(), shutdownGrace)
 		defer done()
 		if err := server.Shutdown(grace); err != nil {
-			server.Close()
+			server.Close() // ends their contexts
 		}
 	})
-	defer stop()
 	d.log.Info("ready", "state", d.store.Dir, "vms", len(d.vms.List()))
 	err := server.Serve(onlyOwner{l})
+	ended := ctx.Err() != nil
 	cancel()
-	tasks.Wait()
+	tasks.Wait() // for the last answers, too
+	d.given.Wait()
 	d.vms.Close()
-	if errors.Is(err, http.ErrServerClosed) || ctx.Err() != nil {
+	if ended {
 		return nil
 	}
 	return err

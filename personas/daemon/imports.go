@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,8 +13,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"banger/personas/api"
 	"banger/personas/daemon/catalog"
@@ -57,8 +61,12 @@ func (d *Daemon) deleteKernel(w http.ResponseWriter, r *http.Request) error {
 // empty folder dir.
 type importer func(ctx context.Context, dir string, req api.ImportRequest, files []*os.File, emit func(api.Event)) (any, error)
 
+// receiveTime bounds the wait for descriptors after an upgrade.
+const receiveTime = 10 * time.Second
+
 // importFrom takes the connection over, receives the descriptors, and streams
-// what run says. A client that goes away ends the import.
+// what run says. A client that goes away ends the import, and so does the end of
+// the daemon.
 func (d *Daemon) importFrom(w http.ResponseWriter, r *http.Request, files func(api.ImportRequest) int, run importer) error {
 	var req api.ImportRequest
 	if err := readJSON(r, &req); err != nil {
@@ -74,16 +82,19 @@ func (d *Daemon) importFrom(w http.ResponseWriter, r *http.Request, files func(a
 	defer done()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
-	stop := context.AfterFunc(d.ctx, cancel)
-	defer stop()
+	conn.SetReadDeadline(time.Now().Add(receiveTime))
 	got, err := receive(conn, files(req))
+	conn.SetReadDeadline(time.Time{})
 	e := &events{w: conn, flush: func() {}}
 	var result any
 	if err == nil {
-		go func() { // the client sends nothing more: what ends here is the client
+		var watch sync.WaitGroup
+		watch.Go(func() { // the client sends nothing more: what ends here is the client, or the daemon
 			io.Copy(io.Discard, conn)
 			cancel()
-		}()
+		})
+		defer watch.Wait()
+		defer conn.Close()
 		result, err = d.inTemp(func(dir string) (any, error) { return run(ctx, dir, req, got, e.emit) })
 		for _, f := range got {
 			f.Close()
@@ -112,7 +123,7 @@ func (d *Daemon) importImage(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (d *Daemon) imageInto(ctx context.Context, dir string, req api.ImportRequest, files []*os.File, emit func(api.Event)) (any, error) {
-	src, closeSrc, err := imageSource(files[0])
+	src, closeSrc, err := imageSource(ctx, files[0])
 	if err != nil {
 		return nil, err
 	}
@@ -156,20 +167,51 @@ const progressBytes = 4 << 20
 
 // imageSource tells a directory from a file. A directory is read through a root
 // that nothing in it leads out of.
-func imageSource(f *os.File) (image.Source, func(), error) {
+func imageSource(ctx context.Context, f *os.File) (image.Source, func(), error) {
 	info, err := f.Stat()
-	if err != nil {
+	switch {
+	case err != nil:
 		return image.Source{}, nil, fmt.Errorf("open image: %w", err)
-	}
-	if info.IsDir() {
-		root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	case info.IsDir():
+		root, err := openRoot(f)
 		if err != nil {
 			return image.Source{}, nil, fmt.Errorf("open image: %w", err)
 		}
 		return image.FromDir(root.FS()), func() { root.Close() }, nil
+	case !info.Mode().IsRegular():
+		return image.FromReader(&patientReader{ctx, f}), func() {}, nil
 	}
 	src, err := image.FromFile(f)
 	return src, func() {}, err
+}
+
+// openRoot opens the directory behind a descriptor.
+func openRoot(f *os.File) (*os.Root, error) {
+	return os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+}
+
+// patientReader reads a pipe or a socket of somebody else's, whose mode must
+// stay as it is: a read of it blocks, and its writer may never write.
+type patientReader struct {
+	ctx context.Context
+	f   *os.File
+}
+
+// Read waits until there is something, and looks meanwhile whether it is wanted.
+func (p *patientReader) Read(b []byte) (int, error) {
+	const look = 100 // milliseconds
+	for {
+		if err := p.ctx.Err(); err != nil {
+			return 0, err
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(p.f.Fd()), Events: unix.POLLIN}}, look)
+		switch {
+		case err == nil && n > 0:
+			return p.f.Read(b)
+		case err != nil && err != unix.EINTR:
+			return 0, fmt.Errorf("wait for input: %w", err)
+		}
+	}
 }
 
 func (d *Daemon) importKernel(w http.ResponseWriter, r *http.Request) error {
@@ -184,9 +226,14 @@ func (d *Daemon) importKernel(w http.ResponseWriter, r *http.Request) error {
 
 func (d *Daemon) kernelInto(ctx context.Context, dir string, req api.ImportRequest, files []*os.File, emit func(api.Event)) (any, error) {
 	emit(api.Event{Step: "kernel"})
-	src := kernel.Source{Path: fmt.Sprintf("/proc/self/fd/%d", files[0].Fd())}
+	src := kernel.Source{Path: req.Source, File: files[0]}
 	if req.Modules {
-		src.Modules = fmt.Sprintf("/proc/self/fd/%d", files[1].Fd())
+		root, err := openRoot(files[1])
+		if err != nil {
+			return nil, fmt.Errorf("open modules: %w", err)
+		}
+		defer root.Close()
+		src.Modules, src.ModulesFS = cmp.Or(req.Release, nameBehind(files[1])), root.FS()
 	}
 	path := filepath.Join(dir, "item")
 	info, err := kernel.Import(ctx, src, path)
@@ -213,6 +260,15 @@ func (d *Daemon) kernelInto(ctx context.Context, dir string, req api.ImportReque
 		}
 	}
 	return d.kernels.Publish(path, k)
+}
+
+// nameBehind is the last element of the name that a directory was opened by.
+func nameBehind(f *os.File) string {
+	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		return "modules"
+	}
+	return filepath.Base(name)
 }
 
 // badInput marks what is the input's fault, as far as the error does not say

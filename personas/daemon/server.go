@@ -1,12 +1,14 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -141,8 +143,10 @@ func explain(err error, requestID string) *api.Error {
 			e.Code = api.CodeNoSpace
 		case ops.Conflict:
 			e.Code = api.CodeConflict
+		case ops.Denied:
+			e.Code = api.CodeForbidden
 		}
-	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ENOENT) && isDial(err):
+	case isHelperAway(err):
 		e.Code = api.CodeNoHelper
 		e.HintText = "banger-helper does not run; a \"sudo banger vm list\" starts it"
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
@@ -161,14 +165,16 @@ func explain(err error, requestID string) *api.Error {
 	return e
 }
 
-func isDial(err error) bool {
+// isHelperAway reports whether it was the helper that could not be connected to.
+// No other socket is one of whole messages.
+func isHelperAway(err error) bool {
 	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "dial"
+	return errors.As(err, &op) && op.Op == "dial" && op.Net == "unixpacket"
 }
 
 func writeError(w http.ResponseWriter, e *api.Error) {
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status[e.Code])
+	w.WriteHeader(cmp.Or(status[e.Code], http.StatusInternalServerError))
 	json.NewEncoder(w).Encode(e)
 }
 
@@ -186,6 +192,9 @@ func readJSON(r *http.Request, v interface{ Validate() error }) error {
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
 		return &api.Error{Code: api.CodeUsage, Message: "read request: " + err.Error()}
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return &api.Error{Code: api.CodeUsage, Message: "read request: more than one JSON value"}
 	}
 	if err := v.Validate(); err != nil {
 		return &api.Error{Code: api.CodeUsage, Message: err.Error()}

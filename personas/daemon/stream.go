@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ type events struct {
 	mu    sync.Mutex
 	w     io.Writer
 	flush func()
+	any   bool // something was written
 }
 
 func (e *events) emit(ev api.Event) {
@@ -28,6 +30,7 @@ func (e *events) emit(ev api.Event) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.any = true
 	e.w.Write(append(data, '\n'))
 	e.flush()
 }
@@ -46,13 +49,16 @@ func (e *events) finish(result any, err error, requestID string) {
 	e.emit(api.Event{Result: raw})
 }
 
-// stream answers with events while act works, and with its result.
-func stream(w http.ResponseWriter, r *http.Request, act func(emit func(api.Event)) (any, error)) error {
+// stream answers with events while act works, and with its result. An error
+// before the first event is an answer like any other, with a status of its own.
+func stream(w http.ResponseWriter, act func(emit func(api.Event)) (any, error)) error {
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	w.WriteHeader(http.StatusOK)
 	rc := http.NewResponseController(w)
 	e := &events{w: w, flush: func() { rc.Flush() }}
 	result, err := act(e.emit)
+	if err != nil && !e.any {
+		return err
+	}
 	e.finish(result, err, w.Header().Get(api.RequestIDHeader))
 	if err != nil {
 		return told{err}
@@ -65,19 +71,25 @@ type told struct{ error }
 
 func (t told) Unwrap() error { return t.error }
 
-// upgrade takes the connection over from HTTP. The caller closes it.
+// upgrade takes the connection over from HTTP. The caller ends it with the
+// returned function; the daemon's end closes it before.
 func (d *Daemon) upgrade(w http.ResponseWriter, r *http.Request) (*net.UnixConn, func(), error) {
 	if r.Header.Get("Upgrade") != api.Upgrade {
 		return nil, nil, &api.Error{Code: api.CodeUsage, Message: "this call passes descriptors: want the header Upgrade: " + api.Upgrade}
 	}
+	d.given.Add(1) // before HTTP gives it away, and no longer waits for it
 	conn, buf, err := http.NewResponseController(w).Hijack()
 	if err != nil {
+		d.given.Done()
 		return nil, nil, fmt.Errorf("take over connection: %w", err)
 	}
 	d.clients.open.Add(1)
+	stop := context.AfterFunc(d.ctx, func() { conn.Close() })
 	done := func() {
+		stop()
 		conn.Close()
 		d.clients.note(nil, http.StateClosed)
+		d.given.Done()
 	}
 	uc, ok := conn.(*net.UnixConn)
 	if !ok || buf.Reader.Buffered() > 0 {

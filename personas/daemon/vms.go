@@ -67,7 +67,7 @@ func (d *Daemon) createVM(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer unpin()
-	return stream(w, r, func(emit func(api.Event)) (any, error) {
+	return stream(w, func(emit func(api.Event)) (any, error) {
 		return d.vms.Create(r.Context(), rec, emit)
 	})
 }
@@ -168,14 +168,17 @@ func (d *Daemon) chooseBackend(want api.Backend) (api.Backend, error) {
 }
 
 func (d *Daemon) deleteVM(w http.ResponseWriter, r *http.Request) error {
-	force := r.URL.Query().Get("force") == "true"
-	return stream(w, r, func(func(api.Event)) (any, error) {
+	force, err := boolParam(r, "force")
+	if err != nil {
+		return err
+	}
+	return stream(w, func(func(api.Event)) (any, error) {
 		return struct{}{}, d.vms.Delete(r.Context(), r.PathValue("name"), force)
 	})
 }
 
 func (d *Daemon) startVM(w http.ResponseWriter, r *http.Request) error {
-	return stream(w, r, func(emit func(api.Event)) (any, error) {
+	return stream(w, func(emit func(api.Event)) (any, error) {
 		return d.vms.Start(r.Context(), r.PathValue("name"), emit)
 	})
 }
@@ -185,7 +188,7 @@ func (d *Daemon) stopVM(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return stream(w, r, func(emit func(api.Event)) (any, error) {
+	return stream(w, func(emit func(api.Event)) (any, error) {
 		return d.vms.Stop(r.Context(), r.PathValue("name"), grace, emit)
 	})
 }
@@ -195,15 +198,27 @@ func (d *Daemon) restartVM(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return stream(w, r, func(emit func(api.Event)) (any, error) {
+	return stream(w, func(emit func(api.Event)) (any, error) {
 		return d.vms.Restart(r.Context(), r.PathValue("name"), grace, emit)
 	})
 }
 
 func (d *Daemon) killVM(w http.ResponseWriter, r *http.Request) error {
-	return stream(w, r, func(func(api.Event)) (any, error) {
+	return stream(w, func(func(api.Event)) (any, error) {
 		return d.vms.Kill(r.Context(), r.PathValue("name"))
 	})
+}
+
+// boolParam reads a parameter that is true or false, and false where it is missing.
+func boolParam(r *http.Request, name string) (bool, error) {
+	switch text := r.URL.Query().Get(name); text {
+	case "true":
+		return true, nil
+	case "", "false":
+		return false, nil
+	default:
+		return false, &api.Error{Code: api.CodeUsage, Message: fmt.Sprintf("%s %q: want true or false", name, text)}
+	}
 }
 
 // graceOf reads how long a guest may take to shut down; zero means the default.
@@ -232,10 +247,8 @@ func (d *Daemon) hold(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer done()
-	// The daemon's own end is not the client's: the VM is not let go of then.
-	stop := context.AfterFunc(d.ctx, func() { conn.Close() })
-	defer stop()
 	io.Copy(io.Discard, conn)
+	// The daemon's own end is not the client's: the VM is not let go of then.
 	if d.ctx.Err() == nil {
 		release()
 	}
@@ -261,36 +274,57 @@ func (d *Daemon) agent(w http.ResponseWriter, r *http.Request) error {
 
 // logs copies the serial log, and follows it while the VM runs where asked to.
 func (d *Daemon) logs(w http.ResponseWriter, r *http.Request) error {
+	follow, err := boolParam(r, "follow")
+	if err != nil {
+		return err
+	}
 	f, over, err := d.vms.Serial(r.PathValue("name"))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	w.Header().Set("Content-Type", "application/octet-stream")
+	if !follow {
+		over = nil
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(d.ctx, cancel)()
 	rc := http.NewResponseController(w)
-	var from int64
+	if err := copyLog(ctx, w, f, over, func() { rc.Flush() }); err != nil {
+		return told{fmt.Errorf("write logs: %w", err)}
+	}
+	return nil
+}
+
+// copyLog copies what a log holds, and what comes until over is closed; nil means
+// that nothing will. A log that became shorter has been emptied, because it had
+// grown too large, and is copied from its beginning. The end of ctx is no error.
+func copyLog(ctx context.Context, w io.Writer, f *os.File, over <-chan struct{}, flush func()) error {
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
-	for {
-		n, err := io.Copy(w, io.NewSectionReader(f, from, 1<<40))
+	for from := int64(0); ; {
+		info, err := f.Stat()
 		if err != nil {
-			return told{fmt.Errorf("write logs: %w", err)}
+			return err
+		}
+		if info.Size() < from {
+			from = 0
+		}
+		n, err := io.Copy(w, io.NewSectionReader(f, from, info.Size()-from))
+		if err != nil {
+			return err
 		}
 		from += n
-		if over == nil || r.URL.Query().Get("follow") != "true" {
+		if over == nil {
 			return nil
 		}
-		rc.Flush()
+		flush()
 		select {
 		case <-over:
 			over = nil // once more, for its last words
 		case <-tick.C:
-			if info, err := f.Stat(); err == nil && info.Size() < from {
-				from = 0 // the helper has emptied it, because it had grown too large
-			}
-		case <-r.Context().Done():
-			return nil
-		case <-d.ctx.Done():
+		case <-ctx.Done():
 			return nil
 		}
 	}
