@@ -3,6 +3,7 @@ package api
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -332,15 +333,12 @@ func (c *Client) upgrade(ctx context.Context, path string, body any) (*net.UnixC
 	defer stop()
 	if err := req.Write(uc); err != nil {
 		uc.Close()
-		return nil, fmt.Errorf("send request: %w", err)
+		return nil, fmt.Errorf("send request: %w", cmp.Or(ctx.Err(), err))
 	}
 	res, err := http.ReadResponse(bufio.NewReaderSize(oneByte{uc}, 16), req)
 	if err != nil {
 		uc.Close()
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, fmt.Errorf("read answer: %w", err)
+		return nil, fmt.Errorf("read answer: %w", cmp.Or(ctx.Err(), err))
 	}
 	if res.StatusCode != http.StatusSwitchingProtocols {
 		defer uc.Close()
