@@ -5,7 +5,7 @@ BUILT   := $(shell git log -1 --format=%cI 2>/dev/null)
 STAMP   := -X banger/personas.Version=$(VERSION) -X banger/personas.Commit=$(COMMIT) -X banger/personas.Built=$(BUILT)
 LINTER  := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 RACED   := ./fc/... ./ops/... ./store/... ./personas/...
-ALL     := ./... ./testdata/host ./testdata/testsum
+ALL     := ./... ./testdata/host ./testdata/quickvmm ./testdata/testsum
 
 export CGO_ENABLED := 0
 
