@@ -38,7 +38,7 @@ need /usr/bin/mmdebstrap mmdebstrap
 need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
 need /etc/ssl/certs/ca-certificates.crt ca-certificates
 
-began=$(date +%s)
+started=$(date +%s)
 [ -z "$missing" ] || step 'install what this machine lacks' apt_install $missing
 step 'build banger' env CGO_ENABLED=0 go build -trimpath -buildvcs=false -o banger .
 step 'get a kernel and make a root file system, from Debian packages' testdata/assets.sh linux-image-cloud.deb debian.tar
@@ -46,4 +46,4 @@ step 'import the kernel' $sudo ./banger kernel import --name debian "$cache/linu
 step 'import the root file system' $sudo ./banger image import --name debian "$cache/debian.tar"
 step 'boot a VM, run a command in it, delete it' \
 	$sudo ./banger vm run --rm --kernel debian --image debian -- sh -c 'cat /etc/os-release; uname -a'
-echo "==> done in $(($(date +%s) - began)) s; \`${sudo:+$sudo }./banger vm run\` opens a shell in another VM"
+echo "==> done in $(($(date +%s) - started)) s; \`${sudo:+$sudo }./banger vm run\` opens a shell in another VM"
