@@ -2,7 +2,7 @@ GO      ?= go
 VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),devel)
 COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
 BUILT   := $(shell git log -1 --format=%cI 2>/dev/null)
-STAMP   := -X banger/personas.Version=$(VERSION) -X banger/personas.Commit=$(COMMIT) -X banger/personas.Built=$(BUILT)
+export STAMP := -X banger/personas.Version=$(VERSION) -X banger/personas.Commit=$(COMMIT) -X banger/personas.Built=$(BUILT)
 LINTER  := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 RACED   := ./fc/... ./ops/... ./store/... ./personas/...
 ALL     := ./... ./testdata/host ./testdata/quickvmm ./testdata/testsum
@@ -10,7 +10,8 @@ ALL     := ./... ./testdata/host ./testdata/quickvmm ./testdata/testsum
 export CGO_ENABLED := 0
 
 build: ## a static ./banger
-	$(GO) build -trimpath -buildvcs=false -ldflags '-s -w $(STAMP)' -o banger .
+	$(GO) generate ./personas/guest/binary
+	$(GO) build -tags embedguest -trimpath -buildvcs=false -ldflags '-s -w $(STAMP)' -o banger .
 
 assets: ## kernels and root file systems, for tests
 	testdata/assets.sh
@@ -42,6 +43,6 @@ quickstart: ## from a bare Debian machine to a command in a VM
 	testdata/quickstart.sh
 
 clean:
-	rm -f banger coverage.out
+	rm -f banger personas/guest/binary/banger-guest coverage.out
 
 .PHONY: build assets test race fuzz bench lint quickstart clean

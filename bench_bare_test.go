@@ -128,7 +128,7 @@ type booted struct {
 }
 
 // boot boots a guest with a disk of its own, once, and kills it.
-func (q *bare) boot(b *testing.B, initrd *os.File) (times booted) {
+func (q *bare) boot(b *testing.B) (times booted) {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
 	defer cancel()
@@ -152,9 +152,6 @@ func (q *bare) boot(b *testing.B, initrd *os.File) (times booted) {
 	files := map[int]*os.File{q.disk: own, q.vsock: theirs}
 	for number, f := range q.files {
 		files[number] = f
-	}
-	if initrd != nil {
-		files[q.initrd] = initrd
 	}
 	cmd := exec.CommandContext(ctx, q.argv[0], q.argv[1:]...)
 	cmd.ExtraFiles = extraFiles(files)

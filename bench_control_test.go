@@ -19,7 +19,7 @@ const others = 99
 // benchControl measures banger alone: its VMs have a VMM that answers at once.
 // Of two hosts, one has all those others.
 func benchControl(b *testing.B, t *table) {
-	quick, err := stripped("quickvmm", "./testdata/quickvmm")
+	quick, err := build("quickvmm", "./testdata/quickvmm")
 	if err != nil {
 		b.Fatal(err)
 	}

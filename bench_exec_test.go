@@ -21,7 +21,7 @@ func benchExec(b *testing.B, t *table) {
 		}
 	}
 	image := asset(b, "debian-systemd.tar")
-	h := benchHost(b, shipped(b))
+	h := benchHost(b, banger(b))
 	h.Must(host.Root, "banger", "image", "import", "--name", "systemd", image)
 	h.Must(host.Root, "banger", "vm", "run", "-d", "--name", "web", "--image", "systemd", "--memory", "512m")
 	vm, err := client(h).VM(b.Context(), "web")
@@ -70,7 +70,7 @@ func benchCLI(b *testing.B, t *table) {
 	if err := os.WriteFile(source, []byte("package main\n\nfunc main() {}\n"), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	empty, err := stripped("empty", source)
+	empty, err := build("empty", source)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -80,14 +80,14 @@ func benchCLI(b *testing.B, t *table) {
 		}
 	}
 	const turns = 101
-	times := inTurn(turns, start(shipped(b), "version"), start(empty))
+	times := inTurn(turns, start(banger(b), "version"), start(empty))
 	t.compare("banger version", times[0], "an empty Go program", times[1], 1.6)
 }
 
 // benchIdle tells what the daemons need once they have run a VM. A page that
 // both map counts half for each.
 func benchIdle(b *testing.B, t *table) {
-	h := benchHost(b, shipped(b))
+	h := benchHost(b, banger(b))
 	h.Must(host.Root, "banger", "vm", "run", "--rm", "--", "true")
 	for _, name := range []string{"bangerd", "banger-helper"} {
 		rss := memory(b, h, name, "smaps_rollup", "Rss:")

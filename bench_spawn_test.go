@@ -23,7 +23,7 @@ func TestOnlyTheVMMIsStarted(t *testing.T) {
 	if _, err := exec.LookPath("strace"); err != nil {
 		t.Skip("needs strace")
 	}
-	quick, err := stripped("quickvmm", "./testdata/quickvmm")
+	quick, err := build("quickvmm", "./testdata/quickvmm")
 	if err != nil {
 		t.Fatal(err)
 	}

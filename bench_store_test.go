@@ -26,7 +26,7 @@ const maxImportMemory = 64 << 20
 // benchImport compares `image import` with the work that nobody can avoid, and
 // with the usual tool. All that write also sync.
 func benchImport(b *testing.B, t *table) {
-	h := host.New(b, host.Config{Banger: shipped(b)})
+	h := host.New(b, host.Config{Banger: banger(b)})
 	b.Cleanup(h.StopDaemons)
 	plain := asset(b, "debian.tar")
 	packed := filepath.Join(h.Dir(), "debian.tar.gz")

@@ -4,11 +4,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -140,30 +137,6 @@ func timed(b *testing.B, act func() error) time.Duration {
 		b.Fatal(err)
 	}
 	return took
-}
-
-// buildShipped builds the binary as it is shipped, without what only a debugger
-// wants.
-var buildShipped = sync.OnceValues(func() (string, error) { return stripped("shipped", ".") })
-
-// stripped builds a package of the module into the scratch directory.
-func stripped(name, pkg string) (string, error) {
-	file := filepath.Join(scratch, name)
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", file, pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out)
-	}
-	return file, os.Chmod(scratch, 0o755)
-}
-
-func shipped(b *testing.B) string {
-	b.Helper()
-	file, err := buildShipped()
-	if err != nil {
-		b.Fatal(err)
-	}
-	return file
 }
 
 // benchHost makes a host for the binary at banger, with the usual kernel and

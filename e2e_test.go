@@ -28,16 +28,29 @@ func TestMain(m *testing.M) {
 // scratch is a directory that lives as long as the test program.
 var scratch string
 
-// buildBanger builds the binary once for all tests and returns its path.
+// buildBanger builds the binary once for all tests, as it is shipped, and returns
+// its path.
 var buildBanger = sync.OnceValues(func() (string, error) {
-	file := filepath.Join(scratch, "banger")
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", file, ".")
+	generate := exec.Command("go", "generate", "./personas/guest/binary")
+	generate.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := generate.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the guest's binary: %w\n%s", err, out)
+	}
+	return build("banger", ".", "-tags", "embedguest")
+})
+
+// build builds a package of the module into the scratch directory, without what
+// only a debugger wants.
+func build(name, pkg string, flags ...string) (string, error) {
+	file := filepath.Join(scratch, name)
+	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", file}, flags...)
+	cmd := exec.Command("go", append(args, pkg)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build banger: %w\n%s", err, out)
+		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out)
 	}
 	return file, os.Chmod(scratch, 0o755)
-})
+}
 
 func banger(t testing.TB) string {
 	t.Helper()

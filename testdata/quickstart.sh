@@ -40,7 +40,9 @@ need /etc/ssl/certs/ca-certificates.crt ca-certificates
 
 started=$(date +%s)
 [ -z "$missing" ] || step 'install what this machine lacks' apt_install $missing
-step 'build banger' env CGO_ENABLED=0 go build -trimpath -buildvcs=false -o banger .
+export CGO_ENABLED=0
+step 'build what runs in guests' go generate ./personas/guest/binary
+step 'build banger' go build -tags embedguest -trimpath -buildvcs=false -o banger .
 step 'get a kernel and make a root file system, from Debian packages' testdata/assets.sh linux-image-cloud.deb debian.tar
 step 'import the kernel' $sudo ./banger kernel import --name debian "$cache/linux-image-cloud.deb"
 step 'import the root file system' $sudo ./banger image import --name debian "$cache/debian.tar"

@@ -23,13 +23,12 @@ import (
 // initrds makes an initrd once for each kernel and build of banger.
 type initrds struct {
 	dir string
-	// exec is the binary that becomes /init. Its path may lead through folders
-	// that the owner may not enter, such as root's home: /proc/self/exe does not.
-	exec string
+	// open returns the program that becomes /init and its length.
+	open func() (io.ReadCloser, int64, error)
 
 	// mu is held while an initrd is made: whoever needs the same one waits.
 	mu     sync.Mutex
-	digest string            // of the binary, in hex; empty until it is needed
+	digest string            // of the program, in hex; empty until it is needed
 	made   map[string]string // digest of the initrd by digest of its kernel
 }
 
@@ -41,7 +40,7 @@ func (i *initrds) get(ctx context.Context, k *catalog.Kernel, dir string) (path,
 		return filepath.Join(i.dir, d), d, nil
 	}
 	if i.digest == "" {
-		if i.digest, err = fileSHA256(i.exec); err != nil {
+		if i.digest, err = i.programDigest(); err != nil {
 			return "", "", fmt.Errorf("make initrd: %w", err)
 		}
 	}
@@ -68,20 +67,29 @@ func (i *initrds) get(ctx context.Context, k *catalog.Kernel, dir string) (path,
 	return filepath.Join(i.dir, digest), digest, nil
 }
 
+func (i *initrds) programDigest() (string, error) {
+	program, _, err := i.open()
+	if err != nil {
+		return "", err
+	}
+	defer program.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, program); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
 // build writes the initrd to a file that is named by its digest.
 func (i *initrds) build(ctx context.Context, k *catalog.Kernel, dir string) (digest string, err error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	binary, err := os.Open(i.exec)
+	program, size, err := i.open()
 	if err != nil {
 		return "", err
 	}
-	defer binary.Close()
-	info, err := binary.Stat()
-	if err != nil {
-		return "", err
-	}
+	defer program.Close()
 	tmp, err := os.CreateTemp(i.dir, ".tmp-")
 	if err != nil {
 		return "", err
@@ -90,7 +98,7 @@ func (i *initrds) build(ctx context.Context, k *catalog.Kernel, dir string) (dig
 	defer tmp.Close()
 	sum := sha256.New()
 	err = initrd.Build(io.MultiWriter(tmp, sum), initrd.Spec{
-		Init: binary, InitBytes: info.Size(), Release: k.Release,
+		Init: program, InitBytes: size, Release: k.Release,
 		Modules: os.DirFS(filepath.Join(dir, kernel.ModulesDir)),
 		Boot:    k.Info.Modules.Boot, OnDemand: k.Info.Modules.OnDemand,
 	})

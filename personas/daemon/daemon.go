@@ -24,6 +24,7 @@ import (
 	"banger/personas"
 	"banger/personas/daemon/catalog"
 	"banger/personas/daemon/vm"
+	"banger/personas/guest/binary"
 	"banger/store"
 	storedisk "banger/store/disk"
 )
@@ -103,7 +104,7 @@ func open(ctx context.Context, log *slog.Logger, dir string) (d *Daemon, err err
 			d.store.Close()
 		}
 	}()
-	d.initrds = &initrds{dir: filepath.Join(dir, "initrds"), exec: "/proc/self/exe", made: make(map[string]string)}
+	d.initrds = &initrds{dir: filepath.Join(dir, "initrds"), open: binary.Open, made: make(map[string]string)}
 	if err := os.MkdirAll(d.initrds.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}

@@ -113,7 +113,7 @@ func command(t *testing.T, name string, args ...string) {
 func buildInitrd(t *testing.T, kernel, path string) {
 	t.Helper()
 	binary := filepath.Join(filepath.Dir(path), "init")
-	build := exec.Command("go", "build", "-o", binary, "./testdata/init")
+	build := exec.Command("go", "build", "-ldflags=-s -w -X banger/personas.Version=test", "-o", binary, "./init")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build guest: %v\n%s", err, out)
