@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"sync"
 
 	"banger/netns/rtnl"
 
@@ -33,13 +34,13 @@ type Config struct {
 }
 
 // validName leaves room for a digit behind it in a link's 15 bytes.
-var validName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,12}$`)
+var validName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9-]{0,12}$`) })
 
 func (c Config) name() (string, error) {
 	switch {
 	case c.Name == "":
 		return "banger", nil
-	case !validName.MatchString(c.Name):
+	case !validName().MatchString(c.Name):
 		return "", fmt.Errorf("network namespace %q: bad name", c.Name)
 	}
 	return c.Name, nil

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"banger/netns/rtnl"
 
@@ -36,10 +37,10 @@ type Tap struct {
 	Policy Policy
 }
 
-var validVMID = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+var validVMID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`) })
 
 func (t Tap) validate() error {
-	if !validVMID.MatchString(t.VMID) {
+	if !validVMID().MatchString(t.VMID) {
 		return fmt.Errorf("tap of VM %q: bad id", t.VMID)
 	}
 	if t.Policy < None || t.Policy > Full {

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -37,11 +38,11 @@ func (v version) before(w version) bool {
 	return false
 }
 
-var versionPattern = regexp.MustCompile(`(\d+)\.(\d+)(?:\.(\d+))?`)
+var versionPattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(\d+)\.(\d+)(?:\.(\d+))?`) })
 
 // parseVersion returns the first version in a program's words.
 func parseVersion(words string) (version, bool) {
-	m := versionPattern.FindStringSubmatch(words)
+	m := versionPattern().FindStringSubmatch(words)
 	if m == nil {
 		return version{}, false
 	}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -136,11 +137,11 @@ type VMSpec struct {
 	Start bool `json:"start,omitempty"`
 }
 
-var namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,38}$`)
+var namePattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,38}$`) })
 
 // CheckName reports why name cannot name a VM, an image or a kernel.
 func CheckName(name string) error {
-	if !namePattern.MatchString(name) || strings.HasSuffix(name, "-") {
+	if !namePattern().MatchString(name) || strings.HasSuffix(name, "-") {
 		return fmt.Errorf("name %q: want 1 to 39 of a-z, 0-9 and '-', not first or last a '-'", name)
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"sync"
 
 	"github.com/docker/go-units"
 )
@@ -12,12 +13,12 @@ import (
 // binary. A bare number is bytes.
 type size int64
 
-var sizePattern = regexp.MustCompile(`(?i)^[0-9]{1,20}(\.[0-9]{1,9})?(b|[kmgtp](i?b)?)?$`)
+var sizePattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?i)^[0-9]{1,20}(\.[0-9]{1,9})?(b|[kmgtp](i?b)?)?$`) })
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (s *size) UnmarshalText(text []byte) error {
 	word := string(text)
-	if !sizePattern.MatchString(word) {
+	if !sizePattern().MatchString(word) {
 		return fmt.Errorf("size %q: want a number with a unit, such as 512m or 2GiB", word)
 	}
 	n, err := units.RAMInBytes(word)

@@ -294,7 +294,7 @@ func fileSHA256(path string) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-var notInName = regexp.MustCompile(`[^a-z0-9]+`)
+var notInName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`[^a-z0-9]+`) })
 
 // nameOf derives a name from what the user imports.
 func nameOf(source string) string {
@@ -302,7 +302,7 @@ func nameOf(source string) string {
 	for _, ext := range []string{".gz", ".xz", ".zst", ".tar", ".tgz", ".deb", ".rpm"} {
 		base = strings.TrimSuffix(base, ext)
 	}
-	name := strings.Trim(notInName.ReplaceAllString(base, "-"), "-")
+	name := strings.Trim(notInName().ReplaceAllString(base, "-"), "-")
 	name = strings.Trim(name[:min(len(name), 39)], "-")
 	if api.CheckName(name) != nil {
 		return "imported"

@@ -6,6 +6,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -18,7 +19,9 @@ type savedImage struct {
 }
 
 // hexName finds the digest in the names that docker gives to configurations and blobs.
-var hexName = regexp.MustCompile(`^(?:blobs/sha256/)?([0-9a-f]{64})(?:\.json|\.tar)?$`)
+var hexName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(?:blobs/sha256/)?([0-9a-f]{64})(?:\.json|\.tar)?$`)
+})
 
 // openDocker finds the image in a "docker save" archive.
 func openDocker(p parts, opts Options) (*picture, error) {
@@ -48,14 +51,14 @@ func openDocker(p parts, opts Options) (*picture, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m := hexName.FindStringSubmatch(path.Clean(saved.Config)); m != nil && digest.FromBytes(config).Encoded() != m[1] {
+	if m := hexName().FindStringSubmatch(path.Clean(saved.Config)); m != nil && digest.FromBytes(config).Encoded() != m[1] {
 		return nil, fmt.Errorf("configuration %s: %w", saved.Config, ErrDigest)
 	}
 	pic := &picture{format: "docker", parts: p}
 	for _, name := range saved.Layers {
 		name = path.Clean(name)
 		ref := layerRef{name: name, size: -1}
-		if m := hexName.FindStringSubmatch(name); m != nil && path.Dir(name) == "blobs/sha256" {
+		if m := hexName().FindStringSubmatch(name); m != nil && path.Dir(name) == "blobs/sha256" {
 			ref.blob = digest.NewDigestFromEncoded(digest.SHA256, m[1])
 		}
 		pic.layers = append(pic.layers, ref)

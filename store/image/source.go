@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"sync"
 )
 
 // Source is where an image comes from. Make one with FromFile, FromReader or FromDir.
@@ -211,7 +212,9 @@ func spoolError(err error) error {
 
 // partName matches what container archives are made of; nothing in a root file system is
 // called like that.
-var partName = regexp.MustCompile(`^(blobs(/sha256(/[0-9a-f]{64})?)?|oci-layout|index\.json|manifest\.json|repositories|[0-9a-f]{64}(\.json|\.tar|/(layer\.tar|VERSION|json))?)$`)
+var partName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(blobs(/sha256(/[0-9a-f]{64})?)?|oci-layout|index\.json|manifest\.json|repositories|[0-9a-f]{64}(\.json|\.tar|/(layer\.tar|VERSION|json))?)$`)
+})
 
 // isArchive tells a container archive from a root file system by the name of its first
 // entry, of which head is the beginning.
@@ -222,7 +225,7 @@ func isArchive(head []byte) bool {
 			return false
 		}
 		if name := path.Clean(h.Name); name != "." {
-			return partName.MatchString(name)
+			return partName().MatchString(name)
 		}
 	}
 }

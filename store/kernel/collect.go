@@ -10,6 +10,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync"
 
 	"banger/store/kernel/decompress"
 	"banger/store/kernel/modules"
@@ -29,9 +30,15 @@ const (
 
 // Where distributions keep things. A kernel in lib/modules is Fedora's and Arch's way.
 var (
-	kernelPath = regexp.MustCompile(`^(boot/vmlinu[xz]-[^/]+|(usr/)?lib/modules/[^/]+/vmlinuz)$`)
-	configPath = regexp.MustCompile(`^(boot/config-[^/]+|(usr/)?lib/modules/[^/]+/config)$`)
-	modulePath = regexp.MustCompile(`^(?:usr/)?lib/modules/([^/]+)/([A-Za-z0-9._+,@/-]+)$`)
+	kernelPath = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^(boot/vmlinu[xz]-[^/]+|(usr/)?lib/modules/[^/]+/vmlinuz)$`)
+	})
+	configPath = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^(boot/config-[^/]+|(usr/)?lib/modules/[^/]+/config)$`)
+	})
+	modulePath = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^(?:usr/)?lib/modules/([^/]+)/([A-Za-z0-9._+,@/-]+)$`)
+	})
 )
 
 // collector takes what is needed out of the files that come by.
@@ -90,20 +97,20 @@ func (c *collector) missing() map[string]bool {
 // visit looks at one file.
 func (c *collector) visit(name string, size int64, r io.Reader) error {
 	switch {
-	case kernelPath.MatchString(name):
+	case kernelPath().MatchString(name):
 		if c.image {
 			return nil
 		}
 		c.image = true
 		return c.save(imageFile, r, maxImageBytes)
-	case configPath.MatchString(name):
+	case configPath().MatchString(name):
 		if c.config {
 			return nil
 		}
 		c.config = true
 		return c.save(ConfigFile, r, maxConfigBytes)
 	}
-	m := modulePath.FindStringSubmatch(name)
+	m := modulePath().FindStringSubmatch(name)
 	if m == nil {
 		return nil
 	}

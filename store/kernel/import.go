@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -262,7 +263,7 @@ func (i *Info) inspect(root *os.Root) (vmlinux.Image, error) {
 	if i.Release == "" {
 		return im, fmt.Errorf("%w: it does not tell its release", ErrNotKernel)
 	}
-	if !releaseText.MatchString(i.Release) {
+	if !releaseText().MatchString(i.Release) {
 		return im, fmt.Errorf("%w: its release is %q", ErrMalformed, i.Release)
 	}
 	return im, nil
@@ -270,7 +271,7 @@ func (i *Info) inspect(root *os.Root) (vmlinux.Image, error) {
 
 // releaseText is what a release may be: it becomes the name of a directory. The kernel
 // has room for 64 characters.
-var releaseText = regexp.MustCompile(`^[0-9][A-Za-z0-9._+~-]{0,63}$`)
+var releaseText = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9][A-Za-z0-9._+~-]{0,63}$`) })
 
 func (i *Info) setVersion(version string) {
 	i.Version = version
