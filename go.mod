@@ -24,4 +24,8 @@ require (
 	golang.org/x/term v0.48.0
 )
 
-require github.com/mdlayher/socket v0.8.0 // indirect
+require (
+	github.com/BurntSushi/toml v1.6.0 // indirect
+	github.com/godbus/dbus/v5 v5.2.4 // indirect
+	github.com/mdlayher/socket v0.8.0 // indirect
+)
