@@ -30,14 +30,14 @@ type dir struct {
 
 // makeDir makes a jail directory with a name that nobody can have foreseen; one that
 // exists is never used (CVE-2026-1386 was a jailer that did).
-func makeDir(parent, id string, uid, gid int) (_ *dir, err error) {
-	p, err := openParent(parent)
+func makeDir(s *Spec) (_ *dir, err error) {
+	p, err := openParent(s.Parent)
 	if err != nil {
 		return nil, err
 	}
 	var random [8]byte
 	_, _ = rand.Read(random[:]) // never fails
-	d := &dir{parent: p, name: id + "-" + hex.EncodeToString(random[:])}
+	d := &dir{parent: p, name: s.ID + "-" + hex.EncodeToString(random[:])}
 	if err := unix.Mkdirat(int(p.Fd()), d.name, 0o700); err != nil {
 		p.Close()
 		return nil, fmt.Errorf("make jail directory: %v", err)
@@ -56,11 +56,15 @@ func makeDir(parent, id string, uid, gid int) (_ *dir, err error) {
 	if d.run, err = openDir(d.root, "run", unix.O_PATH); err != nil {
 		return nil, err
 	}
-	if err := unix.Fchmodat(int(d.root.Fd()), "run", 0o711, 0); err != nil {
+	mode, gid := uint32(0o711), s.GID
+	if s.Shared {
+		mode, gid = 0o771, os.Getegid()
+	}
+	if err := unix.Fchmodat(int(d.root.Fd()), "run", mode, 0); err != nil {
 		return nil, fmt.Errorf("open run directory to its users: %v", err)
 	}
-	if err := unix.Fchownat(int(d.run.Fd()), "", uid, gid, unix.AT_EMPTY_PATH); err != nil {
-		return nil, fmt.Errorf("give run directory to uid %d: %v", uid, err)
+	if err := unix.Fchownat(int(d.run.Fd()), "", s.UID, gid, unix.AT_EMPTY_PATH); err != nil {
+		return nil, fmt.Errorf("give run directory to uid %d: %v", s.UID, err)
 	}
 	return d, nil
 }

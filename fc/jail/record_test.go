@@ -174,7 +174,7 @@ func TestAdoptProves(t *testing.T) {
 func TestKeeperDiesBeforePlan(t *testing.T) {
 	needRoot(t)
 	s := newSpec(t, "")
-	d, err := makeDir(s.Parent, s.ID, s.UID, s.GID)
+	d, err := makeDir(s)
 	if err != nil {
 		t.Fatal(err)
 	}

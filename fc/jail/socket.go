@@ -16,7 +16,7 @@ import (
 const apiName = "api.sock"
 
 // awaitAPI waits until the VMM listens on its API socket and gives it to the owner.
-func (p *Process) awaitAPI(ctx context.Context, uid, gid int) error {
+func (p *Process) awaitAPI(ctx context.Context, s *Spec) error {
 	watch, err := watchDir(p.dir.run)
 	if err != nil {
 		return err
@@ -39,7 +39,7 @@ func (p *Process) awaitAPI(ctx context.Context, uid, gid int) error {
 		sock, err := p.openSocket(apiName, p.record.UID)
 		if err == nil {
 			defer sock.Close()
-			return p.awaitListen(ctx, sock, uid, gid)
+			return p.awaitListen(ctx, sock, s)
 		}
 		if !errors.Is(err, os.ErrNotExist) {
 			return err
@@ -56,7 +56,7 @@ func (p *Process) awaitAPI(ctx context.Context, uid, gid int) error {
 // awaitListen connects until somebody listens, proves that this is the process that
 // was started, and gives the socket its mode and owner. There is no event for
 // listen(2), which follows bind(2) at once: hence short sleeps.
-func (p *Process) awaitListen(ctx context.Context, sock *os.File, uid, gid int) error {
+func (p *Process) awaitListen(ctx context.Context, sock *os.File, s *Spec) error {
 	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
 		conn, err := connect(sock)
 		if err == nil {
@@ -76,7 +76,10 @@ func (p *Process) awaitListen(ctx context.Context, sock *os.File, uid, gid int) 
 		case <-time.After(pause):
 		}
 	}
-	return giveSocket(sock, uid, gid)
+	if s.Shared {
+		return giveSocket(sock, s.OwnerUID, os.Getegid(), 0o660)
+	}
+	return giveSocket(sock, s.OwnerUID, s.OwnerGID, 0o600)
 }
 
 // provePeer checks that the listener behind conn is the process in the record. The
@@ -150,7 +153,7 @@ func (p *Process) bind(fd int, name string) error {
 		return err
 	}
 	defer sock.Close()
-	return giveSocket(sock, p.record.UID, -1)
+	return giveSocket(sock, p.record.UID, -1, 0o600)
 }
 
 // openSocket returns an O_PATH descriptor of a socket in the run directory, where the
@@ -174,9 +177,9 @@ func (p *Process) openSocket(name string, uid int) (*os.File, error) {
 	return f, nil
 }
 
-// giveSocket sets mode 0600 and owner of the socket that sock names.
-func giveSocket(sock *os.File, uid, gid int) error {
-	if err := unix.Chmod(fdPath(sock), 0o600); err != nil {
+// giveSocket sets mode and owner of the socket that sock names.
+func giveSocket(sock *os.File, uid, gid int, mode uint32) error {
+	if err := unix.Chmod(fdPath(sock), mode); err != nil {
 		return fmt.Errorf("set mode of %s: %v", sock.Name(), err)
 	}
 	if err := unix.Fchownat(int(sock.Fd()), "", uid, gid, unix.AT_EMPTY_PATH); err != nil {

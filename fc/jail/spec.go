@@ -57,6 +57,9 @@ type Spec struct {
 	UID, GID int
 	// OwnerUID and OwnerGID get the API socket, with mode 0600.
 	OwnerUID, OwnerGID int
+	// Shared also admits the caller's group to the API socket and the run directory:
+	// for a keeper that is root without CAP_DAC_OVERRIDE.
+	Shared bool
 
 	// Binary is the absolute path of the VMM. It becomes BinaryPath. /proc/self/exe will
 	// do unless the caller has changed its mount namespace since it was executed.

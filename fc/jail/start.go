@@ -23,7 +23,7 @@ func Start(ctx context.Context, s *Spec) (*Process, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
-	d, err := makeDir(s.Parent, s.ID, s.UID, s.GID)
+	d, err := makeDir(s)
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +31,7 @@ func Start(ctx context.Context, s *Spec) (*Process, error) {
 	if err != nil {
 		return nil, errors.Join(err, d.remove(), d.close())
 	}
-	err = p.awaitAPI(ctx, s.OwnerUID, s.OwnerGID)
+	err = p.awaitAPI(ctx, s)
 	if err != nil {
 		err = fmt.Errorf("start VMM %s: %w%s", s.ID, err, logTail(s.Log))
 		return nil, errors.Join(err, p.Kill(), p.gone(), p.Release())

@@ -1,0 +1,216 @@
+// Package unit starts VMMs as instances of a static systemd unit, which outlive
+// the helper and have rights that the helper lacks: to build a jail takes more
+// than to ask for one.
+//
+// The unit's process gets nothing by its command line but the VM's id. It asks
+// the helper, over a socket that is root's alone, for the jail that it shall build
+// and for the descriptors that go into it; builds it, says where, and leaves the
+// VMM behind as the unit's main process.
+package unit
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/fc/jail"
+)
+
+// Manager starts units: package systemd has the real one.
+type Manager interface {
+	Start(ctx context.Context, unit string) error
+}
+
+// Launcher hands jails to the units that it starts.
+type Launcher struct {
+	// Dial connects to systemd, when that is needed.
+	Dial func(ctx context.Context) (Manager, error)
+	// Name is the unit of a VM.
+	Name func(id string) string
+
+	listener *net.UnixListener
+	mu       sync.Mutex
+	pending  map[string]*order // by the VM's id
+	manager  Manager
+}
+
+// order is a jail that a unit shall build.
+type order struct {
+	spec *jail.Spec
+	path chan string // of the jail, once it stands
+	fail chan error
+}
+
+// Listen serves the socket at path, which is made anew, mode 0600, until ctx is
+// done.
+func (l *Launcher) Listen(ctx context.Context, path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("listen for VM units: %w", err)
+	}
+	mask := unix.Umask(0o177)
+	listener, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	unix.Umask(mask)
+	if err != nil {
+		return fmt.Errorf("listen for VM units: %w", err)
+	}
+	l.listener, l.pending = listener, make(map[string]*order)
+	context.AfterFunc(ctx, func() { listener.Close() })
+	go l.serve()
+	return nil
+}
+
+func (l *Launcher) serve() {
+	for {
+		conn, err := l.listener.AcceptUnix()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			l.attend(conn)
+		}()
+	}
+}
+
+// attend serves one unit's process.
+func (l *Launcher) attend(conn *net.UnixConn) {
+	conn.SetDeadline(time.Now().Add(buildTimeout))
+	if uid, err := peerUID(conn); err != nil || uid != 0 {
+		return
+	}
+	id := make([]byte, 64)
+	n, err := conn.Read(id)
+	if err != nil {
+		return
+	}
+	o := l.take(string(id[:n]))
+	if o == nil {
+		return
+	}
+	if err := send(conn, o.spec); err != nil {
+		o.fail <- err
+		return
+	}
+	var answer answer
+	text := make([]byte, maxMessage)
+	n, err = conn.Read(text)
+	if err == nil {
+		err = json.Unmarshal(text[:n], &answer)
+	}
+	switch {
+	case err != nil:
+		o.fail <- fmt.Errorf("read from VM unit: %w", err)
+	case answer.Error != "":
+		o.fail <- errors.New(answer.Error)
+	default:
+		o.path <- answer.Jail
+	}
+}
+
+// buildTimeout is the longest that a unit may take to build a jail and start its
+// VMM.
+const buildTimeout = time.Minute
+
+func (l *Launcher) take(id string) *order {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	o := l.pending[id]
+	delete(l.pending, id)
+	return o
+}
+
+// Start starts the unit of the VM and returns its VMM, which is no child of ours.
+// The files of s are needed until then, and remain the caller's.
+func (l *Launcher) Start(ctx context.Context, s *jail.Spec) (*jail.Process, error) {
+	m, err := l.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o := &order{spec: s, path: make(chan string, 1), fail: make(chan error, 1)}
+	l.mu.Lock()
+	l.pending[s.ID] = o
+	l.mu.Unlock()
+	defer l.take(s.ID)
+
+	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
+	defer cancel()
+	job := make(chan error, 1)
+	go func() { job <- m.Start(ctx, l.Name(s.ID)) }()
+	var path string
+	select {
+	case path = <-o.path:
+	case err := <-o.fail:
+		<-job
+		return nil, err
+	case err := <-job:
+		if err != nil {
+			l.forget(m)
+			select { // the unit's own word says more
+			case err = <-o.fail:
+			default:
+			}
+			return nil, err
+		}
+		path = <-o.path // said before the unit's process ended
+	}
+	return jail.Adopt(ctx, path)
+}
+
+// connect returns the connection to systemd, a new one if there is none.
+func (l *Launcher) connect(ctx context.Context) (Manager, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.manager != nil {
+		return l.manager, nil
+	}
+	m, err := l.Dial(context.WithoutCancel(ctx))
+	if err != nil {
+		return nil, err
+	}
+	l.manager = m
+	return m, nil
+}
+
+// forget drops a connection over which something went wrong: systemd may have
+// been executed anew.
+func (l *Launcher) forget(m Manager) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.manager == m {
+		l.manager = nil
+	}
+}
+
+func peerUID(conn *net.UnixConn) (int, error) {
+	rc, err := conn.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	var cred *unix.Ucred
+	cerr := rc.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err := errors.Join(cerr, err); err != nil {
+		return -1, err
+	}
+	return int(cred.Uid), nil
+}
+
+// maxMessage bounds what the two say to each other, in bytes.
+const maxMessage = 32 << 10
+
+// decode reads what is root's own word; unknown keys show that the binary was
+// replaced by a different one in between.
+func decode(data []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	return d.Decode(v)
+}
