@@ -58,6 +58,7 @@ type Namespace struct {
 	plan   Plan
 	mtu    int
 	bridge uint32 // index of the bridge
+	uplink uint32 // index of the uplink's end on the host; zero where that is not known
 }
 
 // Dir is where named network namespaces are mounted, as for ip-netns(8).

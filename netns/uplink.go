@@ -27,6 +27,7 @@ func (n *Namespace) ensureUplink(host *rtnl.Conn) error {
 	if err != nil {
 		return fmt.Errorf("find uplink: %w", edge(err))
 	}
+	n.uplink = outer.Index
 	inner, err := n.rt.Link(uplinkName)
 	if err != nil {
 		return fmt.Errorf("find uplink: %w", edge(err))

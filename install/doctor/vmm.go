@@ -38,6 +38,20 @@ func (v version) before(w version) bool {
 	return false
 }
 
+func (v version) belowFloor() bool {
+	return v.before(floor14) || !v.before(version{1, 15, 0}) && v.before(floor15)
+}
+
+// Floor says which versions of Firecracker are fit for use.
+const Floor = "1.14.4, or 1.15.1 and later"
+
+// BelowFloor reports whether a version of Firecracker, such as "1.14.2", has known
+// holes. What is no version counts as such.
+func BelowFloor(text string) bool {
+	v, ok := parseVersion(text)
+	return !ok || v.belowFloor()
+}
+
 var versionPattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(\d+)\.(\d+)(?:\.(\d+))?`) })
 
 // parseVersion returns the first version in a program's words.
@@ -68,7 +82,7 @@ func (h Host) firecracker(ctx context.Context) Result {
 		return Result{Info, "not found: VMs run in QEMU", get}
 	case err != nil:
 		return Result{Warn, err.Error(), get}
-	case v.before(floor14) || !v.before(version{1, 15, 0}) && v.before(floor15):
+	case v.belowFloor():
 		return Result{Warn, fmt.Sprintf("%s is version %s, which has known holes", path, v), get}
 	}
 	return Result{OK, fmt.Sprintf("%s, version %s", path, v), ""}

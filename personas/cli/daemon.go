@@ -26,7 +26,7 @@ func (a *app) daemon(ctx context.Context) (*api.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	client := a.client()
-	if a.config.Socket != "" || os.Geteuid() != 0 {
+	if a.config.Socket != "" || os.Geteuid() != 0 || isInstalled() {
 		_, err := client.Version(ctx)
 		return client, unreachable(err)
 	}
@@ -45,10 +45,13 @@ func (a *app) daemon(ctx context.Context) (*api.Client, error) {
 // unreachable explains to a user without rights why the daemon cannot be used.
 func unreachable(err error) error {
 	const ways = `run "sudo banger ..." (which starts bangerd as you, if none runs); after that, "banger ..." works as long as your bangerd runs`
+	gone := errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 	switch {
+	case gone && isInstalled():
+		return withHint(errors.New("connect to bangerd: it does not run"), `"systemctl status bangerd" says why; "sudo banger system restart" starts it`)
 	case errors.Is(err, fs.ErrPermission):
 		return withHint(errors.New("connect to bangerd: it belongs to another user"), ways)
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+	case gone:
 		return withHint(errors.New("connect to bangerd: it does not run"), ways)
 	}
 	return err

@@ -13,7 +13,10 @@ import (
 
 // systemCmd is the noun system.
 type systemCmd struct {
-	Inventory inventoryCmd `cmd:"" help:"List every object on this host that is banger's, as JSON."`
+	Install   installCmd       `cmd:"" help:"Install banger's services on this host, or upgrade them."`
+	Restart   restartSystemCmd `cmd:"" help:"Restart both services; VMs run on."`
+	Uninstall uninstallCmd     `cmd:"" help:"Take banger off this host."`
+	Inventory inventoryCmd     `cmd:"" help:"List every object on this host that is banger's, as JSON."`
 }
 
 // inventoryCmd is `banger system inventory`.

@@ -72,7 +72,11 @@ func (m *machines) demolish(ctx context.Context, path string) error {
 
 // jailOf reports whether a jail was made for r: its name begins with the VM's id.
 func jailOf(path string, r *reservation) bool {
-	return strings.HasPrefix(filepath.Base(path), r.rec.ID+"-")
+	return isJailOf(path, r.rec.ID)
+}
+
+func isJailOf(path, id string) bool {
+	return strings.HasPrefix(filepath.Base(path), id+"-")
 }
 
 // adopt finds the VMMs that an earlier helper had started, and removes what is

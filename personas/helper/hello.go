@@ -19,7 +19,7 @@ var probeKVM = sync.OnceValue(func() kvm.Report { return kvm.Probe(context.Backg
 func (m *machines) hello(context.Context, *ops.Call, ops.None) (ops.HelloReply, []*os.File, error) {
 	version, _, _ := personas.BuildInfo()
 	plan := m.net.Plan()
-	_, err := jail.Resolve("firecracker", "")
+	_, err := jail.Resolve("firecracker", m.firecracker)
 	return ops.HelloReply{
 		Version: version, PID: os.Getpid(),
 		Prefix: plan.Link().String(), Gateway: plan.Gateway().String(),

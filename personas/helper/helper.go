@@ -18,6 +18,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/fc/jail"
+	"banger/install/layout"
 	"banger/netns"
 	"banger/ops"
 	"banger/personas"
@@ -49,9 +51,10 @@ func Main(args []string) int {
 
 // config is what the helper is started with, by root alone.
 type config struct {
-	standalone bool
-	owner      owner
-	hostNS     int // descriptor of the host's network namespace, once inside
+	standalone  bool
+	owner       owner
+	hostNS      int    // descriptor of the host's network namespace, once inside
+	firecracker string // path of its binary; found by PATH if empty
 }
 
 func parse(args []string) (config, error) {
@@ -65,11 +68,14 @@ func parse(args []string) (config, error) {
 	if err := fs.Parse(args); err != nil {
 		return c, fmt.Errorf("arguments: %w", err)
 	}
+	if !c.standalone {
+		if len(args) > 0 {
+			return c, errors.New("arguments: an installed helper takes none, a private one takes --standalone")
+		}
+		return installed(layout.Metadata)
+	}
 	if c.owner.uid <= 0 || c.owner.gid <= 0 {
 		return c, errors.New("arguments: --owner-uid and --owner-gid must name an ordinary user")
-	}
-	if !c.standalone {
-		return c, errors.New("arguments: --standalone is the only mode there is")
 	}
 	return c, nil
 }
@@ -78,13 +84,18 @@ func run(log *slog.Logger, args []string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("banger-helper runs as root only, and is started by \"sudo banger\"")
 	}
+	ctx, stop := personas.Context()
+	defer stop()
+	if len(args) > 0 {
+		if task := tasks[args[0]]; task != nil {
+			return task(ctx, log, args[1:])
+		}
+	}
 	c, err := parse(args)
 	if err != nil {
 		return err
 	}
-	ctx, stop := personas.Context()
-	defer stop()
-	if c.hostNS < 0 {
+	if c.hostNS == -1 {
 		return moveIn(ctx, args)
 	}
 	return serve(ctx, log, c)
@@ -104,9 +115,8 @@ func moveIn(ctx context.Context, args []string) error {
 
 // serve answers operations until it is told to stop or nobody needs it.
 func serve(ctx context.Context, log *slog.Logger, c config) error {
-	unix.CloseOnExec(c.hostNS)
 	unix.Umask(0o022) // whatever sudo was called with: the modes below are meant
-	host := os.NewFile(uintptr(c.hostNS), "host network namespace")
+	host := closeHost(c.hostNS)
 	defer host.Close()
 	listener, err := personas.Listener()
 	if err != nil {
@@ -133,6 +143,14 @@ func serve(ctx context.Context, log *slog.Logger, c config) error {
 	m := &machines{
 		owner: c.owner, table: reservations, kernels: kept,
 		net: network, jails: jailDir, logs: logDir, baseUID: vmUIDs,
+		startVMM: jail.Start, firecracker: c.firecracker,
+	}
+	if !c.standalone {
+		l, err := units(ctx)
+		if err != nil {
+			return err
+		}
+		m.startVMM, m.shared = l.Start, true
 	}
 	if err := m.adopt(ctx); err != nil {
 		log.Warn("adopt VMs, ignoring", "error", err)
@@ -146,13 +164,13 @@ func serve(ctx context.Context, log *slog.Logger, c config) error {
 	go func() {
 		defer close(watched)
 		defer cancel()
-		m.watch(ctx, log, s)
+		m.watch(ctx, log, s, c.standalone)
 	}()
 	log.Info("ready", "owner", c.owner.uid, "network", network.Plan().Prefix(), "vms", len(m.table.all()), "running", m.running())
 	err = s.Serve(ctx, listener)
 	cancel()
 	<-watched
-	if err != nil || m.running() > 0 {
+	if err != nil || m.running() > 0 || !c.standalone {
 		return err // VMs go on, and need their network
 	}
 	ctx = context.WithoutCancel(ctx)
@@ -161,7 +179,7 @@ func serve(ctx context.Context, log *slog.Logger, c config) error {
 
 // watch keeps the logs bounded and the host's rules in place, and returns when
 // the helper has been idle for long enough or ctx is done.
-func (m *machines) watch(ctx context.Context, log *slog.Logger, s *ops.Server) {
+func (m *machines) watch(ctx context.Context, log *slog.Logger, s *ops.Server, standalone bool) {
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
 	for {
@@ -172,6 +190,9 @@ func (m *machines) watch(ctx context.Context, log *slog.Logger, s *ops.Server) {
 		}
 		if err := m.trimLogs(); err != nil {
 			log.Warn("trim serial logs, ignoring", "error", err)
+		}
+		if !standalone {
+			continue // its network is a unit's, and it stays
 		}
 		if err := m.net.RepairHostRules(ctx); err != nil && ctx.Err() == nil {
 			log.Warn("repair the host's rules, ignoring", "error", err)

@@ -134,7 +134,7 @@ func newMachines(t testing.TB, dir string, network *netns.Namespace) *machines {
 	must(t, err)
 	return &machines{
 		owner: testOwner, table: table, kernels: &kernels{dir: filepath.Join(dir, "kernels")}, net: network,
-		jails: filepath.Join(dir, "jails"), logs: filepath.Join(dir, "logs"), baseUID: testUIDs,
+		jails: filepath.Join(dir, "jails"), logs: filepath.Join(dir, "logs"), baseUID: testUIDs, startVMM: jail.Start,
 	}
 }
 

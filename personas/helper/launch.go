@@ -65,8 +65,8 @@ func (m *machines) launch(ctx context.Context, r *reservation, call *ops.Call, a
 	spec.UID, spec.GID = uid, uid
 	spec.OwnerUID, spec.OwnerGID = m.owner.uid, m.owner.gid
 	spec.Kernel, spec.Initrd, spec.Log = kernel, initrd, log
-	spec.KVM = true
-	p, err := jail.Start(ctx, spec)
+	spec.KVM, spec.Shared = true, m.shared
+	p, err := m.startVMM(ctx, spec)
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (m *machines) launch(ctx context.Context, r *reservation, call *ops.Call, a
 func (m *machines) vmm(name, id string) (*jail.Spec, error) {
 	spec := &jail.Spec{ID: id}
 	if name == ops.Firecracker {
-		path, err := jail.Resolve("firecracker", "")
+		path, err := jail.Resolve("firecracker", m.firecracker)
 		if err != nil {
 			return nil, err
 		}

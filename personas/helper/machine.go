@@ -31,6 +31,12 @@ type machines struct {
 	jails   string // folder of the jail directories
 	logs    string // folder of the serial logs
 	baseUID int    // uid and gid of the VM in slot 0; the others follow
+
+	// startVMM is how a VMM is started: as a child, or by systemd. It is shared
+	// where the helper lacks CAP_DAC_OVERRIDE.
+	startVMM    func(context.Context, *jail.Spec) (*jail.Process, error)
+	shared      bool
+	firecracker string // configured path, or empty
 }
 
 // owner is whom the helper serves.

@@ -1,0 +1,124 @@
+package install
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+
+	"banger/install/layout"
+)
+
+// validName is what useradd(8) takes by default.
+var validName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`) })
+
+// findOwner returns the user whose VMs these will be. It refuses root, users of
+// the system and names that mean something else to a shell or a unit file.
+func (o *Options) findOwner(h *host, old layout.Owner) (layout.Owner, error) {
+	name := first(o.Owner, old.Name)
+	switch {
+	case name == "":
+		return layout.Owner{}, fmt.Errorf("%w: whose VMs will these be? Say --owner NAME", ErrRefused)
+	case !validName().MatchString(name):
+		return layout.Owner{}, fmt.Errorf("%w: owner %q: a user name has small letters, digits, _ and -, at most 32", ErrRefused, name)
+	case old.Name != "" && old.Name != name:
+		return layout.Owner{}, fmt.Errorf("%w: banger is installed for %s: uninstall it first", ErrRefused, old.Name)
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return layout.Owner{}, fmt.Errorf("%w: owner %q: no such user", ErrRefused, name)
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		return layout.Owner{}, fmt.Errorf("%w: owner %q: uid %q", ErrRefused, name, u.Uid)
+	}
+	gid, err := strconv.Atoi(u.Gid)
+	if err != nil {
+		return layout.Owner{}, fmt.Errorf("%w: owner %q: gid %q", ErrRefused, name, u.Gid)
+	}
+	lowest := firstUserID(h.path("/etc/login.defs"))
+	switch {
+	case uid == 0:
+		return layout.Owner{}, fmt.Errorf("%w: the owner must not be root: VMs of root's would be root's processes", ErrRefused)
+	case uid < lowest || uid == nobody || gid == 0:
+		return layout.Owner{}, fmt.Errorf("%w: owner %q (uid %d, gid %d) is a user of the system; people begin at uid %d", ErrRefused, name, uid, gid, lowest)
+	case uid >= o.UIDs.First && uid < o.UIDs.First+o.UIDs.Count:
+		return layout.Owner{}, fmt.Errorf("%w: owner %q has uid %d, which is among those of VMs", ErrRefused, name, uid)
+	case !filepath.IsAbs(u.HomeDir):
+		return layout.Owner{}, fmt.Errorf("%w: owner %q has home %q", ErrRefused, name, u.HomeDir)
+	}
+	return layout.Owner{Name: name, UID: uid, GID: gid, Home: u.HomeDir}, nil
+}
+
+const nobody = 65534
+
+// firstUserID is UID_MIN of login.defs(5), 1000 where that says nothing.
+func firstUserID(path string) int {
+	const usual = 1000
+	f, err := os.Open(path)
+	if err != nil {
+		return usual
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if w := strings.Fields(lines.Text()); len(w) == 2 && w[0] == "UID_MIN" {
+			if n, err := strconv.Atoi(w[1]); err == nil && n > 0 {
+				return n
+			}
+		}
+	}
+	return usual
+}
+
+// checkHost refuses a host that cannot take an installation.
+func (h *host) checkHost(o *Options, r *layout.Record) error {
+	if err := h.checkForeign(r); err != nil {
+		return err
+	}
+	if o.Root != "" {
+		return nil
+	}
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("%w: only root can install: say \"sudo banger system install\"", ErrRefused)
+	}
+	if _, err := os.Stat("/run/systemd/system"); err != nil {
+		return fmt.Errorf("%w: this host does not run systemd; \"sudo banger vm run\" works without an installation", ErrRefused)
+	}
+	for _, p := range []string{layout.Binary(r.Prefix), layout.ConfigDir, layout.UnitDir, layout.HelperState} {
+		if err := onlyRoots(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkForeign refuses to write over what an installer of ours has not written.
+func (h *host) checkForeign(r *layout.Record) error {
+	for _, f := range files {
+		data, err := os.ReadFile(h.path(f.path))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("look at %s: %w", f.path, err)
+		}
+		if !strings.HasPrefix(string(data), "# "+mark) {
+			return fmt.Errorf("%w: %s is there and was not written by this installer: remove it, or what it belongs to", ErrRefused, f.path)
+		}
+	}
+	for _, link := range layout.Links(r.Prefix) {
+		switch target, err := os.Readlink(h.path(link)); {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil || target != "banger":
+			return fmt.Errorf("%w: %s is there and is not a link to banger", ErrRefused, link)
+		}
+	}
+	return nil
+}

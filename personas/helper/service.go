@@ -1,0 +1,188 @@
+package helper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/fc/jail"
+	"banger/install/layout"
+	"banger/netns"
+	"banger/personas/helper/systemd"
+	"banger/personas/helper/unit"
+)
+
+// What the helper is on an installed host besides a service: the first argument
+// picks it. Only units that root has written start these.
+var tasks = map[string]func(ctx context.Context, log *slog.Logger, args []string) error{
+	"net":      networkTask,
+	"vm-start": startTask,
+	"vm-stop":  stopTask,
+}
+
+// Paths of an installed helper.
+const (
+	launchSocket = layout.HelperRun + "/launch.sock"
+	pidDir       = layout.HelperRun + "/pids"
+)
+
+// networkTask is `banger-helper net up|down|plan`: it makes the namespace and its
+// uplink, takes them away, or prints the network that an installation would get.
+func networkTask(ctx context.Context, log *slog.Logger, args []string) error {
+	if len(args) != 1 {
+		return errors.New("arguments: want net up, down or plan")
+	}
+	switch args[0] {
+	case "plan":
+		prefix, err := netns.Choose()
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Println(prefix)
+		return err
+	case "up":
+		record, err := layout.Load(layout.Metadata)
+		if err != nil {
+			return err
+		}
+		ns, err := netns.Ensure(ctx, netns.Config{Prefix: record.Network})
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		if err := systemd.SetLinkResolver(ctx, ns.UplinkIndex(), ns.Plan().Gateway(), "vm"); err != nil {
+			log.Warn("tell systemd-resolved of names below .vm, ignoring", "error", err)
+		}
+		log.Info("network is up", "prefix", ns.Plan().Prefix())
+		return nil
+	case "down":
+		ns, err := netns.Find(netns.Config{})
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		return ns.Remove(ctx)
+	}
+	return fmt.Errorf("arguments: net %q: want up, down or plan", args[0])
+}
+
+// startTask is `banger-helper vm-start ID`, the start of a VM's unit.
+func startTask(ctx context.Context, _ *slog.Logger, args []string) error {
+	if len(args) != 1 {
+		return errors.New("arguments: want the VM's id")
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	order, err := unit.Take(ctx, launchSocket, args[0])
+	if err != nil {
+		return err
+	}
+	path, err := build(ctx, order.Spec)
+	if err != nil {
+		return errors.Join(err, order.Failed(err))
+	}
+	return order.Built(path)
+}
+
+// build builds the jail, and writes down which process is the unit's.
+func build(ctx context.Context, s *jail.Spec) (path string, err error) {
+	// Files come from services that have mount namespaces of their own.
+	again := func(f *os.File) *os.File {
+		if f == nil || err != nil {
+			return nil
+		}
+		var r *os.File
+		r, err = jail.Reopen(f)
+		return r
+	}
+	s.Kernel, s.Initrd = again(s.Kernel), again(s.Initrd)
+	for i := range s.Disks {
+		s.Disks[i].File = again(s.Disks[i].File)
+	}
+	if err != nil {
+		return "", err
+	}
+	p, err := jail.Start(ctx, s)
+	if err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(pidDir, s.ID), []byte(strconv.Itoa(p.PID())+"\n"), 0o600); err != nil {
+		return "", errors.Join(fmt.Errorf("write pid file: %w", err), p.Kill())
+	}
+	return p.Record().Dir, nil
+}
+
+// stopTask is `banger-helper vm-stop ID`: it lets the guest shut down, as when
+// the host does.
+func stopTask(ctx context.Context, _ *slog.Logger, args []string) error {
+	if len(args) != 1 {
+		return errors.New("arguments: want the VM's id")
+	}
+	paths, err := jail.List(jailDir)
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		if !isJailOf(path, args[0]) {
+			continue
+		}
+		p, err := jail.Adopt(ctx, path)
+		if errors.Is(err, jail.ErrGone) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(ctx, shutdownTime)
+		defer cancel()
+		return errors.Join(p.Stop(ctx), p.Close())
+	}
+	return nil
+}
+
+// shutdownTime is what a guest gets to shut down when the host does: less than
+// the unit's TimeoutStopSec.
+const shutdownTime = 20 * time.Second
+
+// units starts VMMs by systemd.
+func units(ctx context.Context) (*unit.Launcher, error) {
+	l := &unit.Launcher{
+		Name: layout.VMUnit,
+		Dial: func(ctx context.Context) (unit.Manager, error) { return systemd.Dial(ctx) },
+	}
+	return l, l.Listen(ctx, launchSocket)
+}
+
+// installed is the configuration of an installed helper: what root has recorded.
+func installed(path string) (config, error) {
+	r, err := layout.Load(path)
+	if err != nil {
+		return config{}, err
+	}
+	return config{
+		owner: owner{uid: r.Owner.UID, gid: r.Owner.GID}, firecracker: r.Firecracker.Path, hostNS: noHost,
+	}, nil
+}
+
+// noHost stands for a host whose network the helper cannot reach.
+const noHost = -2
+
+// closeHost keeps the descriptor of the host's namespace from the VMMs.
+func closeHost(fd int) *os.File {
+	if fd == noHost {
+		return nil
+	}
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), "host network namespace")
+}

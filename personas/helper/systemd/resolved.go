@@ -1,0 +1,54 @@
+package systemd
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// bus is where systemd-resolved is asked: it has no socket of its own.
+const bus = "unix:path=/run/dbus/system_bus_socket"
+
+// SetLinkResolver makes systemd-resolved ask server, over the link with this
+// index, for the names below domain and for no others. It lasts as long as the
+// link.
+func SetLinkResolver(ctx context.Context, link uint32, server netip.Addr, domain string) error {
+	conn, err := dbus.Connect(bus, dbus.WithContext(ctx))
+	if err != nil {
+		return fmt.Errorf("connect to D-Bus: %w", err)
+	}
+	defer conn.Close()
+	type address struct {
+		Family int32
+		Bytes  []byte
+	}
+	type routed struct {
+		Domain      string
+		RoutingOnly bool
+	}
+	family := int32(10)
+	if server.Is4() {
+		family = 2
+	}
+	index := int32(link)
+	resolve := conn.Object("org.freedesktop.resolve1", "/org/freedesktop/resolve1")
+	for _, c := range []struct {
+		method string
+		value  any
+	}{
+		{"SetLinkDNS", []address{{family, server.AsSlice()}}},
+		{"SetLinkDomains", []routed{{domain, true}}},
+		{"SetLinkDefaultRoute", false},
+		{"SetLinkDNSSEC", "no"},
+		{"SetLinkLLMNR", "no"},
+		{"SetLinkMulticastDNS", "no"},
+	} {
+		call := resolve.CallWithContext(ctx, "org.freedesktop.resolve1.Manager."+c.method, 0, index, c.value)
+		if call.Err != nil {
+			return fmt.Errorf("%s: %w", c.method, call.Err)
+		}
+	}
+	return nil
+}
