@@ -278,7 +278,10 @@ func (d *Daemon) logs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	f, over, err := d.vms.Serial(r.PathValue("name"))
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(d.ctx, cancel)()
+	f, over, err := d.vms.Serial(ctx, r.PathValue("name"), follow)
 	if err != nil {
 		return err
 	}
@@ -287,9 +290,6 @@ func (d *Daemon) logs(w http.ResponseWriter, r *http.Request) error {
 	if !follow {
 		over = nil
 	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	defer context.AfterFunc(d.ctx, cancel)()
 	rc := http.NewResponseController(w)
 	if err := copyLog(ctx, w, f, over, func() { rc.Flush() }); err != nil {
 		return told{fmt.Errorf("write logs: %w", err)}

@@ -119,9 +119,7 @@ func (s *Set) reserve(ctx context.Context, v *VM) error {
 	if err != nil {
 		return err
 	}
-	v.mu.Lock()
-	v.rec.Lease = lease
-	v.mu.Unlock()
+	v.change(func() { v.rec.Lease = lease })
 	return nil
 }
 
@@ -158,11 +156,8 @@ func (s *Set) remove(ctx context.Context, v *VM) error {
 	if err := s.Records.Save(rec.ID, rec); err != nil {
 		s.Log.Warn("record that a VM is deleted, ignoring", "vm", rec.Name, "error", err) // a full disk must not keep it
 	}
-	v.mu.Lock()
-	v.rec = rec
-	m := v.machine
-	v.machine = nil
-	v.mu.Unlock()
+	var m *machine
+	v.change(func() { v.rec, m, v.machine = rec, v.machine, nil })
 	if m != nil {
 		m.close()
 	}

@@ -7,8 +7,6 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"banger/personas/api"
 	"banger/personas/guest/link"
 )
@@ -94,34 +92,4 @@ func (s *Set) Agent(ctx context.Context, name string) (*os.File, error) {
 	}
 	defer conn.Close()
 	return conn.File()
-}
-
-// Serial returns the serial log of a VM for reading, and a channel that is
-// closed when nothing more will be written to it; nil if it is over already.
-// The caller closes the file.
-func (s *Set) Serial(name string) (*os.File, <-chan struct{}, error) {
-	v, err := s.find(name)
-	if err != nil {
-		return nil, nil, err
-	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if m := v.machine; m != nil {
-		f, err := reopen(m.serial)
-		return f, m.over, err
-	}
-	f, err := os.Open(s.logPath(&v.rec))
-	if os.IsNotExist(err) {
-		return nil, nil, &api.Error{Code: api.CodeNotFound, Message: "VM " + v.rec.Name + " has not run yet"}
-	}
-	return f, nil, err
-}
-
-// reopen duplicates the descriptor: the log's folder is root's.
-func reopen(f *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), "serial log"), nil
 }

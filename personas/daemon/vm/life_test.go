@@ -126,6 +126,38 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 	l.create(t, l.spec("web"))
 }
 
+// A VMM that accepts and never answers holds up no start, and is gone afterwards.
+func TestSilentVMMIsGivenUp(t *testing.T) {
+	for _, when := range []string{"at once", "at InstanceStart"} {
+		l := newLab(t)
+		l.ConfigureTime = 100 * time.Millisecond
+		over := make(chan struct{})
+		if when == "at once" {
+			l.h.manner = "mute"
+		} else {
+			l.h.before = func(step string) error {
+				if step == "InstanceStart" {
+					<-over
+				}
+				return nil
+			}
+		}
+		_, err := l.Create(t.Context(), l.spec("web"), ignore)
+		wantCode(t, err, api.CodeTimeout)
+		if err == nil || !strings.Contains(err.Error(), "the VMM did not answer within 100ms") {
+			t.Errorf("silent %s: got %v", when, err)
+		}
+		l.wantNothing(t)
+		rec := l.spec("web")
+		rec.Spec.Start = false
+		l.create(t, rec)
+		_, err = l.Start(t.Context(), "web", ignore)
+		wantCode(t, err, api.CodeTimeout)
+		l.wantState(t, "web", api.Stopped)
+		close(over)
+	}
+}
+
 // What cannot be taken down stays visible, and goes with the next delete.
 func TestFailedRemovalIsRepeated(t *testing.T) {
 	l := newLab(t)

@@ -130,9 +130,7 @@ func (s *Set) adopt(ctx context.Context, v *VM) error {
 	if err != nil {
 		return err
 	}
-	v.mu.Lock()
-	v.machine, v.rec.PID = m, pid
-	v.mu.Unlock()
+	v.change(func() { v.machine, v.rec.PID = m, pid })
 	s.tasks.Go(func() { s.watch(v, m) })
 	if v.record().Spec.AutoRemove {
 		s.awaitHolder(v)
@@ -183,10 +181,8 @@ func (s *Set) Close() {
 	s.mu.Unlock()
 	for _, v := range vms {
 		v.busy <- struct{}{} // kept: nothing begins any more
-		v.mu.Lock()
-		m := v.machine
-		v.machine = nil
-		v.mu.Unlock()
+		var m *machine
+		v.change(func() { m, v.machine = v.machine, nil })
 		if m != nil {
 			m.close()
 		}

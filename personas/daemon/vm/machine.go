@@ -7,11 +7,13 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"banger/fc"
 	"banger/ops"
+	"banger/personas/api"
 )
 
 // machine is a VMM that runs, as the descriptors that the helper gave for it.
@@ -119,8 +121,16 @@ func bootArgs(emulated bool) string {
 	return common
 }
 
-// configure says over the API what the VM has, and starts it.
-func (m *machine) configure(ctx context.Context, r *Record, disks []disk, tap string) error {
+// configureTimeout bounds the time from a VMM that answers to InstanceStart
+// done: an emulated one starts QEMU meanwhile, on a host that may be busy.
+const configureTimeout = time.Minute
+
+// configure says over the API what the VM has, and starts it. The VMM may take
+// limit for all of it: one that accepts and never answers holds up nobody.
+func (m *machine) configure(ctx context.Context, limit time.Duration, r *Record, disks []disk, tap string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit,
+		&api.Error{Code: api.CodeTimeout, Message: fmt.Sprintf("the VMM did not answer within %v", limit)})
+	defer cancel()
 	args := bootArgs(r.Emulated)
 	requests := []fc.Request{
 		fc.MachineConfig{VCPUCount: r.Spec.CPUs, MemSizeMiB: r.Spec.MemMiB},

@@ -1,6 +1,8 @@
 package vm
 
 import (
+	"context"
+	"errors"
 	"io"
 	"net/netip"
 	"os"
@@ -185,14 +187,14 @@ func TestRecordsThatLie(t *testing.T) {
 func TestVMThatEndsByItself(t *testing.T) {
 	l := newLab(t)
 	l.create(t, l.spec("web"))
-	f, over, err := l.Serial("web")
+	f, over, err := l.Serial(t.Context(), "web", true)
 	must(t, err)
 	defer f.Close()
 	l.h.crash()
 	<-over
 	eventually(t, "its end", func() bool { v, _ := l.Show("web"); return v.State == api.Stopped })
 	l.wantState(t, "web", api.Stopped)
-	f, over, err = l.Serial("web")
+	f, over, err = l.Serial(t.Context(), "web", true)
 	must(t, err)
 	defer f.Close()
 	if text, err := io.ReadAll(f); err != nil || over != nil || string(text) != "Linux version 6\nlast words\n" {
@@ -200,6 +202,63 @@ func TestVMThatEndsByItself(t *testing.T) {
 	}
 	_, err = l.Start(t.Context(), "web", ignore)
 	must(t, err)
+}
+
+// The log of a VM that is about to start can be read as far as it has come, and
+// who follows it waits for it.
+func TestLogOfStartingVM(t *testing.T) {
+	l := newLab(t)
+	rec := l.spec("web")
+	rec.Spec.Start = false
+	l.create(t, rec)
+	_, _, err := l.Serial(t.Context(), "web", true)
+	wantCode(t, err, api.CodeNotFound) // it has not run yet
+	reached, goOn := make(chan string, 8), make(chan struct{})
+	l.h.set(func() {
+		l.h.manner = "silent"
+		l.h.before = func(step string) error {
+			if step == "VMStart" {
+				reached <- step
+				<-goOn
+			}
+			return nil
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	started := make(chan error, 1)
+	go func() {
+		_, err := l.Start(ctx, "web", ignore)
+		started <- err
+	}()
+	<-reached // the helper knows its kernel not yet, and is asked again
+	goOn <- struct{}{}
+	<-reached
+	f, over, err := l.Serial(t.Context(), "web", false)
+	must(t, err)
+	if text, err := io.ReadAll(f); err != nil || over != nil || len(text) > 0 {
+		t.Errorf("without a VMM the log is %q, %v", text, err)
+	}
+	f.Close()
+	hurried, hurry := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer hurry()
+	if _, _, err := l.Serial(hurried, "web", true); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("waited for a log, and got %v", err)
+	}
+	close(goOn)
+	for _, follow := range []bool{true, false} {
+		f, over, err = l.Serial(t.Context(), "web", follow)
+		must(t, err)
+		if text, err := io.ReadAll(io.NewSectionReader(f, 0, 100)); err != nil || string(text) != "Linux version 6\nlast words\n" {
+			t.Errorf("the log of a VM that starts is %q, %v", text, err)
+		}
+		f.Close()
+	}
+	cancel()
+	if err := <-started; !errors.Is(err, context.Canceled) {
+		t.Errorf("start: got %v", err)
+	}
+	<-over // it has ended with the VMM
+	l.wantState(t, "web", api.Stopped)
 }
 
 // held is a VM that is to go with its holder.

@@ -39,6 +39,10 @@ type Set struct {
 	// was created, or when the daemon starts. Zero means a minute.
 	ClaimTime time.Duration
 
+	// ConfigureTime is how long a VMM may take for its configuration and to
+	// start. Zero means a minute.
+	ConfigureTime time.Duration
+
 	// open ends with Close, and with it all that works on VMs without a client.
 	open context.Context
 	shut context.CancelFunc
@@ -66,6 +70,7 @@ type VM struct {
 	mu      sync.Mutex
 	rec     Record
 	machine *machine
+	changed chan struct{}           // closed, and made anew, when rec or machine changes
 	cancel  context.CancelCauseFunc // of the operation that is under way
 	urgent  int                     // those who wait to seize the VM
 	cause   error                   // of the last one of them
@@ -74,7 +79,7 @@ type VM struct {
 }
 
 func newVM(rec Record) *VM {
-	return &VM{busy: make(chan struct{}, 1), rec: rec}
+	return &VM{busy: make(chan struct{}, 1), rec: rec, changed: make(chan struct{})}
 }
 
 // record returns a copy of the record.
@@ -95,10 +100,17 @@ func (v *VM) running() (*machine, error) {
 	return v.machine, nil
 }
 
-func (v *VM) setMachine(m *machine) {
+// change does what changes record or machine, and wakes those who wait for that.
+func (v *VM) change(do func()) {
 	v.mu.Lock()
-	v.machine = m
-	v.mu.Unlock()
+	defer v.mu.Unlock()
+	do()
+	close(v.changed)
+	v.changed = make(chan struct{})
+}
+
+func (v *VM) setMachine(m *machine) {
+	v.change(func() { v.machine = m })
 }
 
 // update changes the record and writes it. The caller holds the token.
@@ -110,9 +122,7 @@ func (s *Set) update(v *VM, change func(*Record) error) error {
 	if err := s.Records.Save(rec.ID, rec); err != nil {
 		return err
 	}
-	v.mu.Lock()
-	v.rec = rec
-	v.mu.Unlock()
+	v.change(func() { v.rec = rec })
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +38,6 @@ func (s *Set) startLocked(ctx context.Context, v *VM, progress func(api.Event)) 
 		err = s.explain(v, m, reasonOf(ctx, err))
 		return errors.Join(err, s.halt(context.WithoutCancel(ctx), v, m, "start failed"))
 	}
-	v.setMachine(m)
 	s.tasks.Go(func() { s.watch(v, m) })
 	return nil
 }
@@ -62,13 +62,12 @@ func (s *Set) launch(ctx context.Context, v *VM, progress func(api.Event)) (*mac
 	if err != nil {
 		return nil, err
 	}
+	v.setMachine(m)  // its log can be read from now on
 	rec = v.record() // with the lease that startVMM may have renewed
-	if err := m.configure(ctx, &rec, s.disks(&rec), reply.Tap); err != nil {
+	if err := m.configure(ctx, cmp.Or(s.ConfigureTime, configureTimeout), &rec, s.disks(&rec), reply.Tap); err != nil {
 		return m, err
 	}
-	v.mu.Lock()
-	v.rec.PID = reply.PID
-	v.mu.Unlock()
+	v.change(func() { v.rec.PID = reply.PID })
 	end()
 	return m, m.boot(ctx, &rec, progress)
 }
