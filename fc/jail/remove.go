@@ -78,6 +78,29 @@ type wrecker struct {
 	seq  int
 }
 
+// openHere opens a directory whose name is one of dir's entries, without following a
+// link, and says EXDEV if something is mounted there. openat2 would do all of that at
+// once, and is not to be had where systemd forbids set-user-id files.
+func openHere(dir *os.File, name string) (fd int, err error) {
+	fd, err = unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	var here, there unix.Statx_t
+	err = unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &here)
+	if err == nil {
+		err = unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &there)
+	}
+	if err == nil && here.Mnt_id != there.Mnt_id {
+		err = unix.EXDEV
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
 // claim makes a directory that a VMM has closed to us ours. Its keeper need not
 // have CAP_DAC_OVERRIDE.
 func claim(at int, name string) error {
@@ -95,14 +118,10 @@ func claim(at int, name string) error {
 
 // flatten removes a directory in root, after moving the directories in it to root.
 func (w *wrecker) flatten(name string) error {
-	how := &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	}
-	fd, err := unix.Openat2(int(w.root.Fd()), name, how)
+	fd, err := openHere(w.root, name)
 	if err == unix.EACCES {
 		if err = claim(int(w.root.Fd()), name); err == nil {
-			fd, err = unix.Openat2(int(w.root.Fd()), name, how)
+			fd, err = openHere(w.root, name)
 		}
 	}
 	if err == unix.EXDEV {
