@@ -2,11 +2,13 @@ package ops
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -26,7 +28,8 @@ func NewClient(path string) *Client {
 
 type requestIDKey struct{}
 
-// WithRequestID returns a context whose calls carry id.
+// WithRequestID returns a context whose calls carry id: the same id asks for the
+// same thing again. A call without one has an id of its own.
 func WithRequestID(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, requestIDKey{}, id)
 }
@@ -34,7 +37,7 @@ func WithRequestID(ctx context.Context, id string) context.Context {
 func (c *Client) roundTrip(ctx context.Context, op *Decl, args any, files []*os.File, out any) ([]*os.File, error) {
 	id, _ := ctx.Value(requestIDKey{}).(string)
 	if id == "" {
-		id = "-"
+		id = "call-" + strings.ToLower(rand.Text())
 	}
 	raw, err := json.Marshal(args)
 	if err != nil {

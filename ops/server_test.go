@@ -157,6 +157,7 @@ func TestHostileMessagesAreRefused(t *testing.T) {
 		"unknown op":        []byte(`{"v":1,"id":"a","op":"Root","args":{}}`),
 		"op of another day": []byte(`{"v":1,"id":"a","op":"hello","args":{}}`),
 		"no id":             []byte(`{"v":1,"id":"","op":"Hello","args":{}}`),
+		"id of nobody":      []byte(`{"v":1,"id":"-","op":"Hello","args":{}}`),
 		"newline in id":     []byte(`{"v":1,"id":"a\nop=VMStop","op":"Hello","args":{}}`),
 		"long id":           []byte(`{"v":1,"id":"` + strings.Repeat("a", 65) + `","op":"Hello","args":{}}`),
 		"no args":           []byte(`{"v":1,"id":"a","op":"VMStop"}`),
@@ -216,6 +217,25 @@ func TestWrongNumberOfDescriptorsIsRefusedAndClosed(t *testing.T) {
 	r.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if _, err := r.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("some descriptors are still open: %v", err)
+	}
+}
+
+// The same id is the same request: calls that were given none share none.
+func TestCallsWithoutIDHaveTheirOwn(t *testing.T) {
+	var seen sync.Map
+	path, _ := serve(t, func(s *Server) {
+		Bind(s, VMReserve, func(_ context.Context, call *Call, _ None) (VMReserveReply, []*os.File, error) {
+			if _, again := seen.LoadOrStore(call.ID, true); again || len(call.ID) < 20 {
+				return VMReserveReply{}, nil, fmt.Errorf("id %q, again: %t", call.ID, again)
+			}
+			return VMReserveReply{}, nil, nil
+		})
+	})
+	c := NewClient(path)
+	for range 50 {
+		if _, _, err := VMReserve.Call(t.Context(), c, None{}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -29,6 +29,9 @@ func (r *request) check() error {
 	if r.ID == "" || len(r.ID) > maxID {
 		return fmt.Errorf("request id: want 1 to %d bytes", maxID)
 	}
+	if r.ID == "-" { // says that there is none, and would be the same for everybody
+		return errors.New("request id: want one of this request's own")
+	}
 	for _, c := range []byte(r.ID) {
 		if c <= ' ' || c >= 0x7f {
 			return errors.New("request id: want printable ASCII")

@@ -107,7 +107,7 @@ func (d *Daemon) handler() http.Handler {
 func requestID(r *http.Request) string {
 	id := r.Header.Get(api.RequestIDHeader)
 	if len(id) > 0 && len(id) <= 32 {
-		ok := true
+		ok := id != "-" // which the helper takes for none
 		for _, c := range []byte(id) {
 			ok = ok && (c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c == '-')
 		}

@@ -98,7 +98,7 @@ func TestBadRequests(t *testing.T) {
 func TestRequestID(t *testing.T) {
 	l := newLab(t)
 	for id, kept := range map[string]bool{
-		"cli-0123abc": true, "": false, "a b": false, "A": false, "\x1b[2J": false, strings.Repeat("a", 33): false,
+		"cli-0123abc": true, "": false, "-": false, "a b": false, "A": false, "\x1b[2J": false, strings.Repeat("a", 33): false,
 	} {
 		req, _ := http.NewRequest("GET", "/", nil)
 		req.Header.Set(api.RequestIDHeader, id)
