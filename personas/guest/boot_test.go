@@ -28,7 +28,7 @@ func config() link.BootConfig {
 
 // A container image: banger is its init.
 func TestBootOwnInit(t *testing.T) {
-	disk := diskOf(t, asset(t, "BANGER_TEST_ROOTFS", "debian.tar"), 400)
+	disk := diskOf(t, "debian.tar")
 	m := start(t, disk)
 	ready := m.mustBoot(t, config())
 	if ready.Init != "banger" {
@@ -91,7 +91,7 @@ func copyThrough(t *testing.T, m *vm) {
 
 // An image that stays as it is, and a disk of the VM's own on top.
 func TestBootOverlay(t *testing.T) {
-	image, own := diskOf(t, asset(t, "BANGER_TEST_ROOTFS", "debian.tar"), 400), diskOf(t, "", 64)
+	image, own := diskOf(t, "debian.tar"), emptyDisk(t, 64)
 	before := sum(t, image)
 	// The disk grows while nobody looks, as when a VM is made larger.
 	if err := os.Truncate(own, 256<<20); err != nil {
@@ -134,7 +134,7 @@ func TestBootOverlay(t *testing.T) {
 
 // A distribution with its own init.
 func TestBootSystemd(t *testing.T) {
-	m := start(t, diskOf(t, asset(t, "BANGER_TEST_SYSTEMD_ROOTFS", "debian-systemd.tar"), 500))
+	m := start(t, diskOf(t, "debian-systemd.tar"))
 	c := config()
 	c.AuthorizedKeys = []string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGtleQ owner"}
 	ready := m.mustBoot(t, c)
@@ -170,7 +170,6 @@ func TestBootSystemd(t *testing.T) {
 
 // A guest that cannot boot says why, and ends.
 func TestBootFails(t *testing.T) {
-	image := diskOf(t, "", 16)
 	for name, test := range map[string]struct {
 		spoil func(*link.BootConfig)
 		want  string
@@ -181,8 +180,8 @@ func TestBootFails(t *testing.T) {
 		"no upper":   {func(c *link.BootConfig) { c.Disk.Upper = "vdz" }, `wait for disk "/dev/vdz"`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			asset(t, "BANGER_TEST_KERNEL", "kernel-cloud")
-			m := start(t, image)
+			t.Parallel() // two of them wait for a disk
+			m := start(t, emptyDisk(t, 16))
 			c := config()
 			test.spoil(&c)
 			_, err := m.boot(t, c)
@@ -204,7 +203,7 @@ func TestBootFails(t *testing.T) {
 
 // An end that is asked for before systemd can hear of it is not forgotten.
 func TestShutdownRightAfterBoot(t *testing.T) {
-	m := start(t, diskOf(t, asset(t, "BANGER_TEST_SYSTEMD_ROOTFS", "debian-systemd.tar"), 500))
+	m := start(t, diskOf(t, "debian-systemd.tar"))
 	m.mustBoot(t, config())
 	begin := time.Now()
 	m.shutdown(t, link.ShutdownRequest{GraceSeconds: 50})

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -20,7 +19,7 @@ import (
 
 	"banger/personas/guest/link"
 	"banger/personas/vmm/vsock"
-	"banger/store/kernel/initrd"
+	"banger/store/kernel"
 )
 
 // A vm is a real guest on QEMU, whose vsock ends in this process.
@@ -51,118 +50,12 @@ func (c *console) String() string {
 	return c.text.String()
 }
 
-// asset returns a file that the tests of real guests need: named by a variable
-// of the environment, else in the directory where such tests share them.
-func asset(t *testing.T, variable, name string) string {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("boots a guest")
-	}
-	path := os.Getenv(variable)
-	if path == "" {
-		path = filepath.Join(os.TempDir(), "banger-test", name)
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("boots a guest, and needs %s: %v", variable, err)
-	}
-	return path
-}
-
-// program returns the path of a program, or skips.
-func program(t *testing.T, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		t.Skipf("boots a guest, and needs %s", name)
-	}
-	return path
-}
-
-// diskOf makes an ext4 image of a tar archive, without journal as it is thrown
-// away. An empty name makes an empty file system.
-func diskOf(t *testing.T, tar string, mib int) string {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to unpack owners and devices")
-	}
-	mkfs := program(t, "mkfs.ext4")
-	dir := t.TempDir()
-	image := filepath.Join(dir, "disk")
-	args := []string{"-q", "-F", image, fmt.Sprintf("%dM", mib)}
-	if tar != "" {
-		tree := filepath.Join(dir, "tree")
-		if err := os.Mkdir(tree, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		command(t, "tar", "-x", "-f", tar, "-C", tree, "--xattrs", "--numeric-owner")
-		args = append([]string{"-d", tree}, args...)
-		defer os.RemoveAll(tree)
-	}
-	command(t, mkfs, args...)
-	return image
-}
-
-func command(t *testing.T, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", name, err, out)
-	}
-}
-
-// buildInitrd writes the initrd with the guest's role as /init.
-func buildInitrd(t *testing.T, kernel, path string) {
-	t.Helper()
-	binary := filepath.Join(filepath.Dir(path), "init")
-	build := exec.Command("go", "build", "-ldflags=-s -w -X banger/personas.Version=test", "-o", binary, "./init")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build guest: %v\n%s", err, out)
-	}
-	text, err := os.ReadFile(kernel + ".json")
-	if err != nil {
-		t.Skipf("boots a guest, and needs what the import of the kernel said: %v", err)
-	}
-	var info struct {
-		Release string
-		Modules struct {
-			Boot     []string `json:"boot"`
-			OnDemand []string `json:"on_demand"`
-		}
-	}
-	if err := json.Unmarshal(text, &info); err != nil {
-		t.Fatal(err)
-	}
-	in, err := os.Open(binary)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	stat, err := in.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	err = initrd.Build(out, initrd.Spec{
-		Init: in, InitBytes: stat.Size(), Release: info.Release, Modules: os.DirFS(filepath.Join(kernel, "modules")),
-		Boot: info.Modules.Boot, OnDemand: info.Modules.OnDemand,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // start starts a guest with the disks.
 func start(t *testing.T, disks ...string) *vm {
 	t.Helper()
 	qemu := program(t, "qemu-system-x86_64")
-	kernel := asset(t, "BANGER_TEST_KERNEL", "kernel-cloud")
+	k := cloudKernel(t)
 	m := &vm{dir: t.TempDir(), console: new(console), ended: make(chan struct{})}
-	rd := filepath.Join(m.dir, "initrd")
-	buildInitrd(t, kernel, rd)
 	var err error
 	m.hello, err = net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(m.dir, "v_1024"), Net: "unix"})
 	if err != nil {
@@ -181,7 +74,7 @@ func start(t *testing.T, disks ...string) *vm {
 		"-accel", "tcg,thread=multi,tb-size=128", "-cpu", "qemu64", "-bios", "qboot.rom", "-smp", "2", "-m", "256M", "-no-reboot",
 		"-object", "memory-backend-memfd,id=ram,share=on,size=256M", "-device", "i8042",
 		"-nodefaults", "-no-user-config", "-display", "none", "-global", "virtio-mmio.force-legacy=false",
-		"-kernel", filepath.Join(kernel, "vmlinux"), "-initrd", rd, "-serial", "stdio",
+		"-kernel", filepath.Join(k.dir, kernel.VmlinuxFile), "-initrd", k.initrd, "-serial", "stdio",
 		"-append", "console=ttyS0 quiet panic=-1 reboot=k tsc=reliable no_timer_check mitigations=off cryptomgr.notests 8250.nr_uarts=1 tsc_early_khz=" + tscKHz(t),
 		"-chardev", "socket,id=vs,fd=3", "-device", "vhost-user-vsock-device,chardev=vs",
 		"-netdev", "user,id=n0,restrict=on", "-device", "virtio-net-device,netdev=n0,mac=06:00:0a:53:00:03",

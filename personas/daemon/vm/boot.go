@@ -3,6 +3,8 @@ package vm
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"net/netip"
@@ -86,6 +88,8 @@ func accept(ctx context.Context, l net.Listener) (net.Conn, error) {
 func bootConfig(r *Record) (link.BootConfig, error) {
 	c := link.BootConfig{
 		Hostname:     r.Name,
+		MachineID:    machineID(r.ID),
+		FirstBoot:    r.StartedAt.IsZero(),
 		Disk:         link.Disk{Device: "vda", Grow: r.Spec.DiskBytes > r.Image.Bytes},
 		TimeUnixNano: time.Now().UnixNano(),
 		Entropy:      make([]byte, 64),
@@ -119,6 +123,16 @@ func bootConfig(r *Record) (link.BootConfig, error) {
 		Search:    []string{"vm"},
 	}
 	return c, nil
+}
+
+// machineID derives the guest's machine id from the VM's: the same at every
+// start, another in every VM, and of the form that machine-id(5) asks for, that
+// of a random UUID.
+func machineID(id string) string {
+	sum := sha256.Sum256([]byte("machine id of " + id))
+	sum[6] = sum[6]&0x0f | 0x40
+	sum[8] = sum[8]&0x3f | 0x80
+	return hex.EncodeToString(sum[:16])
 }
 
 func first(words ...string) string {

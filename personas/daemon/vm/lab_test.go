@@ -53,6 +53,7 @@ type host struct {
 	before  func(step string) error // is called for each operation and step
 	manner  string                  // of the guests: see guest.behave
 	grace   bool                    // guests do not shut down
+	boots   []link.BootConfig       // what guests were told, in order
 }
 
 // guest is a lease, and its VM where it runs.
@@ -365,6 +366,9 @@ func (h *host) boot(ctx context.Context, g *guest, dir string) {
 	if err := r.Expect(frame.Boot, &config); err != nil {
 		return
 	}
+	h.mu.Lock()
+	h.boots = append(h.boots, config)
+	h.mu.Unlock()
 	if manner == "broken" {
 		w.Fail(errors.New("no root disk"))
 		return

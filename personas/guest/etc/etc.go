@@ -32,6 +32,7 @@ func (t Tree) Apply(config link.BootConfig, nic string) []error {
 	errs := []error{
 		t.setHostname(config.Hostname),
 		t.setHosts(config.Hostname, config.Hosts),
+		t.setMachineID(config.MachineID, config.FirstBoot),
 		t.setKeys(config),
 		t.writeFiles(config.Files),
 	}

@@ -30,6 +30,12 @@ type BootConfig struct {
 	Disk Disk `json:"disk"`
 	// Network configures one interface. Nil leaves only loopback.
 	Network *Network `json:"network,omitempty"`
+	// MachineID is what machine-id(5) is about: 32 lower-case hex digits that no
+	// other VM has, the same at every boot. Empty leaves the image's.
+	MachineID string `json:"machine_id,omitempty"`
+	// FirstBoot says that the disk is as the image made it: a machine id that it
+	// has is the image's, and the same in every VM made from it.
+	FirstBoot bool `json:"first_boot,omitempty"`
 	// Hosts are more lines for /etc/hosts.
 	Hosts []Host `json:"hosts,omitempty"`
 	// AuthorizedKeys are lines for authorized_keys of root, and of Exec.User.
@@ -112,6 +118,7 @@ type ExecDefaults struct {
 func (c BootConfig) Validate() error {
 	checks := []error{
 		check(c.Hostname == "" || hostname(c.Hostname), "hostname", c.Hostname),
+		check(c.MachineID == "" || MachineID(c.MachineID), "machine id", c.MachineID),
 		check(device(c.Disk.Device), "disk device", c.Disk.Device),
 		check(c.Disk.Upper == "" || device(c.Disk.Upper), "upper disk device", c.Disk.Upper),
 		check(c.Disk.FSType == "" || word(c.Disk.FSType), "file system", c.Disk.FSType),
@@ -175,6 +182,11 @@ func word(s string) bool {
 }
 
 func device(s string) bool { return word(s) }
+
+// MachineID reports whether s is an id as machine-id(5) has it.
+func MachineID(s string) bool {
+	return len(s) == 32 && strings.Trim(s, "0123456789abcdef") == "" && strings.Trim(s, "0") != ""
+}
 
 // hostname reports whether s is of labels that may stand in /etc/hosts.
 func hostname(s string) bool {

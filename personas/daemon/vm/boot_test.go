@@ -1,0 +1,34 @@
+package vm
+
+import (
+	"testing"
+
+	"banger/personas/guest/link"
+)
+
+// A VM's machine id is its own and stays; and the guest is told when a disk is
+// new, because the id on it is then the image's.
+func TestMachineID(t *testing.T) {
+	l := newLab(t)
+	l.create(t, l.spec("web"))
+	_, err := l.Restart(t.Context(), "web", 0, ignore)
+	must(t, err)
+	l.create(t, l.spec("db"))
+	l.h.mu.Lock()
+	defer l.h.mu.Unlock()
+	b := l.h.boots
+	if len(b) != 3 {
+		t.Fatalf("%d boots", len(b))
+	}
+	for _, c := range b {
+		if !link.MachineID(c.MachineID) || c.MachineID[12] != '4' {
+			t.Errorf("%q is not a machine id of a random UUID's form", c.MachineID)
+		}
+	}
+	if b[0].MachineID != b[1].MachineID || b[0].MachineID == b[2].MachineID {
+		t.Errorf("two boots of one VM, and one of another, have %q, %q and %q", b[0].MachineID, b[1].MachineID, b[2].MachineID)
+	}
+	if !b[0].FirstBoot || b[1].FirstBoot || !b[2].FirstBoot {
+		t.Errorf("first boots: %t, %t, %t", b[0].FirstBoot, b[1].FirstBoot, b[2].FirstBoot)
+	}
+}
