@@ -104,6 +104,9 @@ func (a *app) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return parseError(err)
 	}
+	if err := checkGiven(parsed); err != nil {
+		return err
+	}
 	a.json, a.quiet = g.Output == "json", g.Quiet
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	return parsed.Run(a)
@@ -116,6 +119,7 @@ func newParser(g *grammar, a *app, exit func(int)) (*kong.Kong, error) {
 		kong.Description(description),
 		kong.Writers(a.out, a.err),
 		kong.Exit(exit),
+		kong.NamedMapper("path", kong.MapperFunc(pathGiven)),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100, NoAppDescFormat: true}),
 	)
 }

@@ -1,8 +1,12 @@
 package cli
 
 import (
+	"os"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/alecthomas/kong"
 )
 
 // Everything that can be seen to be wrong is refused with exit code 2 before
@@ -99,5 +103,65 @@ func TestHelpOfEveryCommand(t *testing.T) {
 	}
 	if got := d.call("--help"); got.code != 0 || !strings.Contains(got.out, "vm run") {
 		t.Errorf("--help: %+v", got)
+	}
+}
+
+// Every flag that takes a value, and every argument, of every command: given and
+// empty is wrong, and never the same as not given.
+func TestGivenButEmptyIsRefused(t *testing.T) {
+	var g grammar
+	parser, err := newParser(&g, &app{out: os.Stdout, err: os.Stderr}, func(int) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tried := 0
+	refused := func(args []string, want string) { // without a run: it might be an uninstallation
+		tried++
+		parsed, err := parser.Parse(args)
+		if err == nil {
+			err = checkGiven(parsed)
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("banger %q: got %v, want a word of %q", args, err, want)
+		}
+	}
+	for _, leaf := range parser.Model.Leaves(true) {
+		var command, needed []string
+		for n := leaf; n.Parent != nil; n = n.Parent {
+			command = append([]string{n.Name}, command...)
+		}
+		for _, p := range leaf.Positional {
+			if p.Required {
+				needed = append(needed, strings.Split(p.Enum+",web:/x", ",")[0])
+			}
+		}
+		for _, flags := range leaf.AllFlags(true) {
+			for _, f := range flags {
+				if !f.IsBool() {
+					refused(slices.Concat(command, []string{"--" + f.Name + "="}, needed), "--"+f.Name)
+				}
+			}
+		}
+		for i, p := range leaf.Positional {
+			if p.PassthroughMode == kong.PassThroughModeNone {
+				refused(slices.Concat(command, needed[:min(i, len(needed))], []string{""}, needed[min(i+1, len(needed)):]), p.Name)
+			}
+		}
+	}
+	if tried < 60 {
+		t.Errorf("only %d were tried", tried)
+	}
+
+	d := newFake(t)
+	for _, args := range [][]string{
+		{"vm", "run", "--name=", "--", "true"}, {"vm", "run", "--name", "", "true"}, {"vm", "run", "-e", "", "true"},
+		{"vm", "exec", "--user", "", "web", "true"}, {"vm", "delete", "web", ""}, {"kernel", "import", "--modules", "", "usage_test.go"},
+	} {
+		if got := d.call(args...); got.code != 2 || !strings.Contains(got.err, "is empty: want") || got.out != "" {
+			t.Errorf("banger %q: exit %d, %q, %q", args, got.code, got.out, got.err)
+		}
+	}
+	if log := d.log(); log != "" {
+		t.Errorf("the daemon was asked: %s", log)
 	}
 }
