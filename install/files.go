@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"embed"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"text/template"
 
@@ -38,6 +39,7 @@ var files = []struct{ source, path string }{
 type values struct {
 	Mark, Bin string
 	Owner     layout.Owner
+	Network   netip.Prefix
 }
 
 // render returns the content of a file.
@@ -47,7 +49,7 @@ func render(source string, r *layout.Record) ([]byte, error) {
 		return nil, fmt.Errorf("read template: %w", err)
 	}
 	var b bytes.Buffer
-	err = t.ExecuteTemplate(&b, source, values{Mark: mark, Bin: filepath.Join(r.Prefix, "bin"), Owner: r.Owner})
+	err = t.ExecuteTemplate(&b, source, values{Mark: mark, Bin: filepath.Join(r.Prefix, "bin"), Owner: r.Owner, Network: r.Network})
 	if err != nil {
 		return nil, fmt.Errorf("fill template: %w", err)
 	}

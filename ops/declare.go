@@ -16,6 +16,7 @@ type HelloReply struct {
 	PID     int    `json:"pid"`
 	Prefix  string `json:"prefix"`  // CIDR of the guests' network
 	Gateway string `json:"gateway"` // the guests' gateway and resolver
+	Host    string `json:"host"`    // the host's address on its way to guests
 
 	// KVM is what a VM finds: KVMUsable, or a word for why it is of no use.
 	KVM string `json:"kvm"`

@@ -11,7 +11,7 @@ import (
 	"banger/personas/daemon/names"
 )
 
-// resolve answers the guests' name queries until ctx is done. The sockets are
+// resolve answers the name queries of guests and of the host until ctx is done. The sockets are
 // the helper's; while it is away the old ones go on working.
 func (d *Daemon) resolve(ctx context.Context) {
 	for ctx.Err() == nil {
@@ -36,6 +36,10 @@ func (d *Daemon) resolveOnce(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("guests' network: %w", err)
 	}
+	host, err := netip.ParseAddr(hello.Host)
+	if err != nil {
+		return fmt.Errorf("host's address: %w", err)
+	}
 	_, files, err := ops.Resolver.Call(ctx, d.helper, ops.None{})
 	if err != nil {
 		return err
@@ -54,7 +58,7 @@ func (d *Daemon) resolveOnce(ctx context.Context) error {
 		return fmt.Errorf("take resolver sockets: %v, %v", uerr, terr)
 	}
 	server := &names.Server{
-		Lookup: d.vms.Lookup, Reverse: d.vms.Reverse, Prefix: prefix.Masked(),
+		Lookup: d.vms.Lookup, Reverse: d.vms.Reverse, Prefix: prefix.Masked(), Host: host,
 		Upstream: names.Upstream(names.HostConfig),
 	}
 	return server.Serve(ctx, pc, ln)

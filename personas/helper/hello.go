@@ -22,7 +22,7 @@ func (m *machines) hello(context.Context, *ops.Call, ops.None) (ops.HelloReply, 
 	_, err := jail.Resolve("firecracker", m.firecracker)
 	return ops.HelloReply{
 		Version: version, PID: os.Getpid(),
-		Prefix: plan.Link().String(), Gateway: plan.Gateway().String(),
+		Prefix: plan.Link().String(), Gateway: plan.Gateway().String(), Host: plan.UplinkHost().String(),
 		KVM: string(probeKVM().State), Firecracker: err == nil,
 	}, nil, nil
 }

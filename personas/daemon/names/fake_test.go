@@ -99,6 +99,9 @@ func listenBoth(t *testing.T) (net.PacketConn, net.Listener) {
 	return nil, nil
 }
 
+// hostAddr is the host's address, which asks too.
+const hostAddr = "127.0.0.9"
+
 // serve runs a Server that knows web = 127.0.0.77, and returns its address.
 func serve(t *testing.T, prefix string, ups ...*upstreamServer) string {
 	web := netip.MustParseAddr("127.0.0.77")
@@ -110,6 +113,7 @@ func serve(t *testing.T, prefix string, ups ...*upstreamServer) string {
 		Lookup:   func(name string) (netip.Addr, bool) { return web, name == "web" },
 		Reverse:  func(a netip.Addr) (string, bool) { return "web", a == web },
 		Prefix:   netip.MustParsePrefix(prefix),
+		Host:     netip.MustParseAddr(hostAddr),
 		Upstream: func() []netip.AddrPort { return servers },
 	}
 	pc, ln := listenBoth(t)

@@ -8,8 +8,9 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// local answers what is ours to know. It reports false for everything else.
-func (s *Server) local(q query) ([]byte, bool) {
+// local answers what is ours to know, and refuses the host everything else. It
+// reports false for what a guest is to be answered by others.
+func (s *Server) local(q query, client netip.Addr) ([]byte, bool) {
 	name := q.name()
 	if vm, ok := strings.CutSuffix(name, "."+Domain); ok {
 		return s.address(q, vm), true
@@ -19,6 +20,9 @@ func (s *Server) local(q query) ([]byte, bool) {
 	}
 	if addr, ok := reverseAddr(name); ok && s.Prefix.Contains(addr) {
 		return s.pointer(q, addr), true
+	}
+	if client == s.Host {
+		return q.reply(dnsmessage.RCodeRefused, false), true
 	}
 	return nil, false
 }

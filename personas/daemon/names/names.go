@@ -44,8 +44,11 @@ type Server struct {
 	Lookup func(name string) (netip.Addr, bool)
 	// Reverse returns the name of the VM with this address.
 	Reverse func(netip.Addr) (string, bool)
-	// Prefix holds the guests. Nobody else is answered.
+	// Prefix holds the guests. Nobody else is answered, but for Host.
 	Prefix netip.Prefix
+	// Host is the host itself, whose own resolver asks for names of VMs. It gets
+	// those and no others: what is not ours it knows better. Zero is nobody.
+	Host netip.Addr
 	// Upstream returns the resolvers to be asked, best first. It is called for
 	// every query that is forwarded.
 	Upstream func() []netip.AddrPort
@@ -82,7 +85,7 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 		if err != nil {
 			return err
 		}
-		guest, ok := s.guest(from)
+		client, ok := s.client(from)
 		if !ok || n > MaxUDP {
 			continue
 		}
@@ -90,11 +93,11 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 		if err != nil {
 			continue
 		}
-		release, ok := s.limits.begin(guest, time.Now())
+		release, ok := s.limits.begin(client, time.Now())
 		if !ok {
 			continue
 		}
-		if reply, ok := s.local(q); ok {
+		if reply, ok := s.local(q, client); ok {
 			release()
 			_, _ = pc.WriteTo(reply, from) // a guest that is gone
 			continue
@@ -108,12 +111,12 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 	}
 }
 
-// guest returns the address of a client, and whether it is a guest.
-func (s *Server) guest(from net.Addr) (netip.Addr, bool) {
+// client returns the address of a client, and whether it is to be answered.
+func (s *Server) client(from net.Addr) (netip.Addr, bool) {
 	ap, err := netip.ParseAddrPort(from.String())
 	if err != nil {
 		return netip.Addr{}, false
 	}
 	addr := ap.Addr().Unmap()
-	return addr, s.Prefix.Contains(addr)
+	return addr, s.Prefix.Contains(addr) || addr == s.Host
 }

@@ -58,6 +58,38 @@ func TestLocalNames(t *testing.T) {
 	}
 }
 
+// The host's own resolver asks for names of VMs, and must not be sent in a circle
+// with others.
+func TestHostAsks(t *testing.T) {
+	up := newUpstream(t, nil)
+	addr := serve(t, "127.9.0.0/16", up)
+	for _, c := range []struct {
+		from, name string
+		code       dnsmessage.RCode
+		answers    int
+	}{
+		{hostAddr, "web.vm.", 0, 1},
+		{hostAddr, "db.vm.", dnsmessage.RCodeNameError, 0},
+		{hostAddr, "example.org.", dnsmessage.RCodeRefused, 0},
+		{"127.9.0.2", "example.org.", 0, 1},
+	} {
+		for _, network := range []string{"udp", "tcp"} {
+			q := question(c.name, dnsmessage.TypeA)
+			m, err := ask(t, network, c.from, addr, pack(t, &q), 5*time.Second)
+			if err != nil {
+				t.Fatalf("%s from %s: %v", c.name, c.from, err)
+			}
+			if m.RCode != c.code || len(m.Answers) != c.answers {
+				t.Errorf("%s %s from %s: %s with %d answers, want %s with %d", network, c.name, c.from, m.RCode, len(m.Answers), c.code, c.answers)
+			}
+		}
+	}
+	q := question("web.vm.", dnsmessage.TypeA)
+	if _, err := ask(t, "udp", "127.0.0.8", addr, pack(t, &q), 200*time.Millisecond); err == nil {
+		t.Error("a stranger was answered")
+	}
+}
+
 // The path that the user takes: a real resolver.
 func TestRealResolver(t *testing.T) {
 	up := newUpstream(t, nil)
@@ -323,7 +355,7 @@ func FuzzQuery(f *testing.F) {
 		if err != nil {
 			return
 		}
-		reply, ok := s.local(q)
+		reply, ok := s.local(q, netip.Addr{})
 		if !ok {
 			reply = q.reply(dnsmessage.RCodeServerFailure, false)
 		}

@@ -26,12 +26,12 @@ func (s *Server) serveTCP(ctx context.Context, ln net.Listener) error {
 		if err != nil {
 			return err
 		}
-		guest, ok := s.guest(conn.RemoteAddr())
+		client, ok := s.client(conn.RemoteAddr())
 		if !ok {
 			conn.Close()
 			continue
 		}
-		release, ok := s.limits.connect(guest)
+		release, ok := s.limits.connect(client)
 		if !ok {
 			conn.Close()
 			continue
@@ -63,13 +63,13 @@ func (s *Server) answerTCP(ctx context.Context, conn net.Conn) error {
 	if err != nil {
 		return err
 	}
-	guest, _ := s.guest(conn.RemoteAddr())
-	release, ok := s.limits.begin(guest, time.Now())
+	client, _ := s.client(conn.RemoteAddr())
+	release, ok := s.limits.begin(client, time.Now())
 	if !ok {
 		return fmt.Errorf("too many queries")
 	}
 	defer release()
-	reply, ok := s.local(q)
+	reply, ok := s.local(q, client)
 	if !ok {
 		reply = s.forward(ctx, "tcp", q, raw)
 	}
