@@ -14,6 +14,7 @@ import (
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 
+	"banger/personas"
 	"banger/personas/guest/agent"
 	"banger/personas/guest/halt"
 	"banger/personas/guest/link"
@@ -123,6 +124,7 @@ func (c *agentConfig) file() (*os.File, error) {
 
 // runAgent is the agent's process. It ends with the guest.
 func runAgent(ctx context.Context, version string) error {
+	personas.SetName(processName)
 	settings := os.NewFile(agentSettings, "settings")
 	text, err := io.ReadAll(io.LimitReader(settings, maxSettings))
 	settings.Close()
@@ -145,14 +147,18 @@ func runAgent(ctx context.Context, version string) error {
 			report(err)
 		}
 	}
-	return agent.New(agent.Config{
+	a := agent.New(agent.Config{
 		Version:  version,
 		Defaults: config.Defaults,
 		Console:  "/dev/console",
 		Disk:     config.Disk,
 		Grow:     func() (int64, error) { return rootfs.Grow(config.Disk) },
 		Shutdown: func(req link.ShutdownRequest) error { return end(config, req) },
-	}).Serve(ctx, hostOnly{listener})
+	})
+	if _, err := a.Shield(); err != nil { // for as long as the process lives
+		report(err)
+	}
+	return a.Serve(ctx, hostOnly{listener})
 }
 
 // hostOnly takes connections of the host alone. A process in the guest can reach

@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"banger/personas"
 	"banger/personas/guest/agent"
 	"banger/personas/guest/etc"
 	"banger/personas/guest/halt"
@@ -58,6 +59,7 @@ func (b *boot) run(ctx context.Context) error {
 	}
 	b.warn(missing...)
 	openConsole()
+	personas.SetName(processName)
 	release := agent.KernelRelease()
 	modules := begin(func() []error { return rootfs.LoadModules(release) })
 

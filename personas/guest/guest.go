@@ -30,6 +30,9 @@ import (
 // AgentName is the argv[0] under which PID 1 starts the agent.
 const AgentName = "@banger-guest"
 
+// processName is what ps shows, of PID 1 and of the agent.
+const processName = "banger-guest"
+
 // Main is the guest's role: args are those of the process, its name first;
 // version is that of the binary. It returns the exit code, where PID 1 does not
 // exit: it becomes the image's init, or ends the machine.

@@ -46,6 +46,7 @@ const (
 // does, and returns the exit code. It exits with 0 when the guest shut down or rebooted.
 func Main(ctx context.Context, args []string) int {
 	clock := startTSCClock()
+	personas.SetName(appName)
 	flags, err := parseFlags(args)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "Error: Arguments parsing error: %v\n\nFor more information try --help.\n", err)

@@ -55,6 +55,7 @@ type Config struct {
 // An Agent serves one guest.
 type Agent struct {
 	config Config
+	shield *shield // nil without one; set before Serve
 	execs  atomic.Int64
 }
 

@@ -20,7 +20,7 @@ func (a *Agent) exec(r *frame.Reader, w *frame.Writer, req *link.ExecRequest) er
 	if err != nil {
 		return err
 	}
-	proc, err := cmd.start(s.child, req.TTY)
+	proc, err := a.shield.without(func() (*os.Process, error) { return cmd.start(s.child, req.TTY) })
 	s.closeChild()
 	if err != nil {
 		s.close()
