@@ -35,8 +35,8 @@ type Options struct {
 	DryRun bool
 	// Binary is the program to install. Empty is the running one.
 	Binary string
-	// Firecracker and Jailer are paths of binaries to copy, or empty.
-	Firecracker, Jailer string
+	// Firecracker is the path of a binary to copy, or empty.
+	Firecracker string
 	// Build is the version of the binary.
 	Build Build
 	// UIDs are the users of VMs.
@@ -78,7 +78,7 @@ func Install(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	if err := h.installVMMs(&o, &record); err != nil {
+	if err := h.copyFirecracker(&o, &record); err != nil {
 		return err
 	}
 	if err := h.writeFile(layout.Metadata, text, 0o644); err != nil {
@@ -133,7 +133,7 @@ func (o *Options) settle(ctx context.Context, h *host) (layout.Record, error) {
 		Layout: layout.Version, InstalledAt: time.Now().UTC().Truncate(time.Second),
 		Version: o.Build.Version, Commit: o.Build.Commit, Built: o.Build.Built,
 		Prefix: first(o.Prefix, old.Prefix, layout.DefaultPrefix), UIDs: o.UIDs,
-		Network: old.Network, Firecracker: old.Firecracker, Jailer: old.Jailer,
+		Network: old.Network, Firecracker: old.Firecracker,
 	}
 	if !filepath.IsAbs(r.Prefix) || filepath.Clean(r.Prefix) != r.Prefix {
 		return r, fmt.Errorf("%w: prefix %q is not a clean absolute path", ErrRefused, r.Prefix)
@@ -152,7 +152,7 @@ func (o *Options) settle(ctx context.Context, h *host) (layout.Record, error) {
 			return r, fmt.Errorf("choose a network: %w", err)
 		}
 	}
-	if err := o.inspectVMMs(ctx, &r); err != nil {
+	if err := o.inspectFirecracker(ctx, &r); err != nil {
 		return r, err
 	}
 	return r, nil

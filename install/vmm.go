@@ -15,57 +15,41 @@ import (
 	"banger/install/layout"
 )
 
-// Where VMMs are copied to.
-const (
-	firecrackerPath = layout.HelperState + "/bin/firecracker"
-	jailerPath      = layout.HelperState + "/bin/jailer"
-)
+// firecrackerPath is where Firecracker is copied to.
+const firecrackerPath = layout.HelperState + "/bin/firecracker"
 
-// inspectVMMs looks at the binaries that are to be copied: versions and digests.
-// Firecracker must not be older than the floor.
-func (o *Options) inspectVMMs(ctx context.Context, r *layout.Record) error {
-	for _, b := range []struct {
-		from, to string
-		into     *layout.Program
-	}{{o.Firecracker, firecrackerPath, &r.Firecracker}, {o.Jailer, jailerPath, &r.Jailer}} {
-		if b.from == "" {
-			continue
-		}
-		version, err := programVersion(ctx, b.from)
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrRefused, err)
-		}
-		if b.into == &r.Firecracker && doctor.BelowFloor(version) {
-			return fmt.Errorf("%w: %s is Firecracker %s, which has known holes: %s", ErrRefused, b.from, version, doctor.Floor)
-		}
-		f, err := os.Open(b.from)
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrRefused, err)
-		}
-		sum, err := digest(f)
-		f.Close()
-		if err != nil {
-			return err
-		}
-		*b.into = layout.Program{Path: b.to, SHA256: sum, Version: version}
+// inspectFirecracker looks at the binary that is to be copied: its version, which
+// must not be below the floor, and its digest.
+func (o *Options) inspectFirecracker(ctx context.Context, r *layout.Record) error {
+	if o.Firecracker == "" {
+		return nil
 	}
-	return nil
+	version, err := programVersion(ctx, o.Firecracker)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	if doctor.BelowFloor(version) {
+		return fmt.Errorf("%w: %s is Firecracker %s, which has known holes: take %s", ErrRefused, o.Firecracker, version, doctor.Floor)
+	}
+	f, err := os.Open(o.Firecracker)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	defer f.Close()
+	sum, err := digest(f)
+	r.Firecracker = layout.Program{Path: firecrackerPath, SHA256: sum, Version: version}
+	return err
 }
 
-// installVMMs copies them.
-func (h *host) installVMMs(o *Options, r *layout.Record) error {
-	for from, to := range map[string]string{o.Firecracker: r.Firecracker.Path, o.Jailer: r.Jailer.Path} {
-		if from == "" {
-			continue
-		}
-		if err := h.copyFile(from, to, 0o755); err != nil {
-			return err
-		}
+// copyFirecracker copies it.
+func (h *host) copyFirecracker(o *Options, r *layout.Record) error {
+	if o.Firecracker == "" {
+		return nil
 	}
-	return nil
+	return h.copyFile(o.Firecracker, r.Firecracker.Path, 0o755)
 }
 
-// programVersion asks a VMM's binary for its version.
+// programVersion asks a binary for its version.
 func programVersion(ctx context.Context, path string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

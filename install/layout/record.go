@@ -29,7 +29,6 @@ type Record struct {
 	// Network is the private /16 of the address plan.
 	Network     netip.Prefix `toml:"network"`
 	Firecracker Program      `toml:"firecracker,omitempty"`
-	Jailer      Program      `toml:"jailer,omitempty"`
 }
 
 // Owner is the user whose VMs these are.
@@ -46,7 +45,7 @@ type UIDs struct {
 	Count int `toml:"count"`
 }
 
-// Program is a VMM's binary that the installer has copied.
+// Program is a binary that the installer has copied.
 type Program struct {
 	Path    string `toml:"path"`
 	SHA256  string `toml:"sha256"`
@@ -118,10 +117,8 @@ func (r *Record) check() error {
 	case !r.Network.IsValid():
 		return errors.New("no network")
 	}
-	for _, p := range []Program{r.Firecracker, r.Jailer} {
-		if p.Path != "" && !filepath.IsAbs(p.Path) {
-			return fmt.Errorf("path %q of a VMM", p.Path)
-		}
+	if p := r.Firecracker.Path; p != "" && !filepath.IsAbs(p) {
+		return fmt.Errorf("path %q of Firecracker", p)
 	}
 	return nil
 }

@@ -24,7 +24,6 @@ type installCmd struct {
 	Root        string `type:"path" placeholder:"DIR" help:"Write below DIR instead of /, and start nothing: for packages."`
 	DryRun      bool   `help:"Print every file and command, and do nothing."`
 	Firecracker string `type:"path" placeholder:"PATH" help:"Copy this Firecracker, and use no other."`
-	Jailer      string `type:"path" placeholder:"PATH" help:"Copy the jailer that belongs to it."`
 }
 
 // Help returns examples.
@@ -39,7 +38,7 @@ func (installCmd) Help() string {
 func (c installCmd) Run(ctx context.Context, a *app) error {
 	version, commit, built := personas.BuildInfo()
 	err := install.Install(ctx, install.Options{
-		Owner: c.Owner, Prefix: c.Prefix, Root: c.Root, DryRun: c.DryRun, Firecracker: c.Firecracker, Jailer: c.Jailer,
+		Owner: c.Owner, Prefix: c.Prefix, Root: c.Root, DryRun: c.DryRun, Firecracker: c.Firecracker,
 		Build:       install.Build{Version: version, Commit: commit, Built: built},
 		UIDs:        layout.UIDs{First: int(a.config.Scope.FirstUID), Count: int(a.config.Scope.UIDs)},
 		PlanNetwork: planNetwork, Answer: a.answers, Out: a.err,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -58,7 +59,7 @@ func networkTask(ctx context.Context, log *slog.Logger, args []string) error {
 			return err
 		}
 		defer ns.Close()
-		if err := systemd.SetLinkResolver(ctx, ns.UplinkIndex(), ns.Plan().Gateway(), "vm"); err != nil {
+		if err := systemd.SetLinkResolver(ctx, ns.UplinkIndex(), ns.Plan().Gateway(), "vm", reverseZone(record.Network)); err != nil {
 			log.Warn("tell systemd-resolved of names below .vm, ignoring", "error", err)
 		}
 		log.Info("network is up", "prefix", ns.Plan().Prefix())
@@ -75,6 +76,12 @@ func networkTask(ctx context.Context, log *slog.Logger, args []string) error {
 		return ns.Remove(ctx)
 	}
 	return fmt.Errorf("arguments: net %q: want up, down or plan", args[0])
+}
+
+// reverseZone is where the names of addresses in an IPv4 network of 16 bits are.
+func reverseZone(p netip.Prefix) string {
+	a := p.Addr().As4()
+	return fmt.Sprintf("%d.%d.in-addr.arpa", a[1], a[0])
 }
 
 // startTask is `banger-helper vm-start ID`, the start of a VM's unit.

@@ -12,9 +12,9 @@ import (
 const bus = "unix:path=/run/dbus/system_bus_socket"
 
 // SetLinkResolver makes systemd-resolved ask server, over the link with this
-// index, for the names below domain and for no others. It lasts as long as the
-// link.
-func SetLinkResolver(ctx context.Context, link uint32, server netip.Addr, domain string) error {
+// index, for the names below the domains and for no others. It lasts as long as
+// the link.
+func SetLinkResolver(ctx context.Context, link uint32, server netip.Addr, domains ...string) error {
 	conn, err := dbus.Connect(bus, dbus.WithContext(ctx))
 	if err != nil {
 		return fmt.Errorf("connect to D-Bus: %w", err)
@@ -32,6 +32,10 @@ func SetLinkResolver(ctx context.Context, link uint32, server netip.Addr, domain
 	if server.Is4() {
 		family = 2
 	}
+	var routes []routed
+	for _, d := range domains {
+		routes = append(routes, routed{d, true})
+	}
 	index := int32(link)
 	resolve := conn.Object("org.freedesktop.resolve1", "/org/freedesktop/resolve1")
 	for _, c := range []struct {
@@ -39,7 +43,7 @@ func SetLinkResolver(ctx context.Context, link uint32, server netip.Addr, domain
 		value  any
 	}{
 		{"SetLinkDNS", []address{{family, server.AsSlice()}}},
-		{"SetLinkDomains", []routed{{domain, true}}},
+		{"SetLinkDomains", routes},
 		{"SetLinkDefaultRoute", false},
 		{"SetLinkDNSSEC", "no"},
 		{"SetLinkLLMNR", "no"},
