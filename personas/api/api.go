@@ -312,6 +312,30 @@ func (r *ImportRequest) Validate() error {
 	return nil
 }
 
+// Status is what the daemon says of itself and of what it stands on.
+type Status struct {
+	Daemon Version `json:"daemon"`
+	// Helper is nil if it does not answer; Error says why then.
+	Helper *HelperStatus `json:"helper"`
+	Error  string        `json:"helper_error,omitempty"`
+	// VMM is what a VM gets that asks for none in particular.
+	VMM VMM `json:"vmm,omitempty"`
+	// DiskBackend is what a VM's disk is made by, unless another is asked for.
+	DiskBackend string `json:"disk_backend"`
+	VMs         int    `json:"vms"`
+	Running     int    `json:"running"`
+}
+
+// HelperStatus is what the helper says.
+type HelperStatus struct {
+	Version     string `json:"version"`
+	PID         int    `json:"pid"`
+	Network     string `json:"network"` // CIDR of the guests' network
+	Gateway     string `json:"gateway"` // their gateway and resolver
+	KVM         string `json:"kvm"`     // usable, or why it is not
+	Firecracker bool   `json:"firecracker"`
+}
+
 // Version is the daemon's answer to who it is.
 type Version struct {
 	Version string `json:"version"`

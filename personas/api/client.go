@@ -52,6 +52,11 @@ func (c *Client) Version(ctx context.Context) (v Version, err error) {
 	return v, c.call(ctx, "GET", "/v1/version", nil, &v)
 }
 
+// Status asks for the state of the services.
+func (c *Client) Status(ctx context.Context) (v Status, err error) {
+	return v, c.call(ctx, "GET", "/v1/status", nil, &v)
+}
+
 // Inventory returns everything on the host that the helper knows as banger's,
 // as the JSON that it sent.
 func (c *Client) Inventory(ctx context.Context) (json.RawMessage, error) {

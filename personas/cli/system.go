@@ -14,6 +14,7 @@ import (
 // systemCmd is the noun system.
 type systemCmd struct {
 	Install   installCmd       `cmd:"" help:"Install banger's services on this host, or upgrade them."`
+	Status    statusCmd        `cmd:"" help:"Tell how the services are, and what VMs get."`
 	Restart   restartSystemCmd `cmd:"" help:"Restart both services; VMs run on."`
 	Uninstall uninstallCmd     `cmd:"" help:"Take banger off this host."`
 	Inventory inventoryCmd     `cmd:"" help:"List every object on this host that is banger's, as JSON."`

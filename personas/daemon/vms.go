@@ -26,11 +26,6 @@ const (
 	defaultCPUs      = 2
 )
 
-func (d *Daemon) version(w http.ResponseWriter, _ *http.Request) error {
-	v, commit, built := personas.BuildInfo()
-	return writeJSON(w, api.Version{Version: v, Commit: commit, Built: built, PID: os.Getpid(), UID: os.Getuid(), State: d.store.Dir})
-}
-
 func (d *Daemon) inventory(w http.ResponseWriter, r *http.Request) error {
 	_, files, err := ops.Inventory.Call(r.Context(), d.helper, ops.None{})
 	if err != nil {
