@@ -14,7 +14,6 @@ import (
 	storedisk "banger/store/disk"
 
 	"banger/ops"
-	"banger/personas"
 	"banger/personas/api"
 	"banger/personas/daemon/vm"
 )
