@@ -2,6 +2,8 @@ package kernel
 
 import (
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 )
 
@@ -29,4 +31,32 @@ func parseConfig(text string) (config, error) {
 		return nil, fmt.Errorf("%w: no option in its configuration", ErrMalformed)
 	}
 	return c, nil
+}
+
+// loadConfig returns the configuration: of the package, else the given file, else
+// the kernel's own. It is nil if there is none.
+func (c *collector) loadConfig(file string, embedded []byte) (config, error) {
+	switch {
+	case c.config:
+	case file != "":
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		if err := c.save(ConfigFile, f, maxConfigBytes); err != nil {
+			return nil, err
+		}
+	case embedded != nil:
+		if err := c.save(ConfigFile, strings.NewReader(string(embedded)), maxConfigBytes); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, nil
+	}
+	text, err := fs.ReadFile(c.root.FS(), ConfigFile)
+	if err != nil {
+		return nil, err
+	}
+	return parseConfig(string(text))
 }

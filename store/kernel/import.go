@@ -85,15 +85,39 @@ func build(ctx context.Context, src Source, root *os.Root) (Info, error) {
 		}
 	}
 	if !config.insists() {
-		err := stripSignatures(root, slices.Concat(info.Modules.Boot, info.Modules.OnDemand))
+		err := stripSignatures(root, slices.Concat(info.Modules.Boot, info.Modules.OnDemand, info.Modules.Extra))
 		if err != nil {
 			return Info{}, err
 		}
 	}
-	if err := writeIndex(root, c.set, info.Modules, c.builtin); err != nil {
+	if err := info.identify(ctx, root); err != nil {
 		return Info{}, err
 	}
-	return info, info.measure(ctx, root)
+	if err := c.lay(ctx, info.Modules); err != nil {
+		return Info{}, err
+	}
+	return info, info.weigh(root)
+}
+
+// lay puts the modules where they are wanted: all on the drive, and those of the
+// initrd, with what it has to know of them, alone in the modules directory.
+func (c *collector) lay(ctx context.Context, kept Modules) error {
+	if err := c.writeDrive(ctx, kept); err != nil {
+		return err
+	}
+	for _, p := range kept.Extra {
+		if err := c.root.Remove(filepath.Join(ModulesDir, p)); err != nil {
+			return err
+		}
+	}
+	x, err := newIndex(c.set, slices.Concat(kept.Boot, kept.OnDemand), "")
+	if err != nil {
+		return err
+	}
+	return saveFile(c.root, filepath.Join(ModulesDir, "modules.dep"), func(w io.Writer) error {
+		_, err := io.WriteString(w, x.dep.String())
+		return err
+	})
 }
 
 // open takes kernel, configuration and modules out of src, and tells what it was.

@@ -1,128 +1,128 @@
 package kernel
 
 import (
-	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
-	"path"
+	"slices"
 	"strings"
 
 	"banger/store/kernel/modules"
+	"banger/store/kernel/modules/trie"
 )
 
-// writeIndex writes modules.dep, modules.alias and modules.builtin.
-func writeIndex(root *os.Root, set *modules.Set, kept Modules, builtin []byte) error {
-	var dep, alias strings.Builder
-	for _, list := range [][]string{kept.Boot, kept.OnDemand, kept.Extra} {
-		for _, p := range list {
-			m, _ := set.Lookup(modules.NameOf(p))
-			order, err := set.Order(m.Name)
-			if err != nil {
-				return err
-			}
-			dep.WriteString(depLine(m, order))
-			for _, a := range m.Aliases {
-				fmt.Fprintf(&alias, "alias %s %s\n", a, m.Name)
-			}
-		}
-	}
-	for name, text := range map[string]string{
-		"modules.dep": dep.String(), "modules.alias": alias.String(), "modules.builtin": string(builtin),
-	} {
-		err := saveFile(root, path.Join(ModulesDir, name), func(w io.Writer) error {
-			_, err := io.WriteString(w, text)
-			return err
-		})
+// index is what depmod would write about the modules of a kernel: it tells
+// modprobe, and a guest's own loader, which files to load for a name.
+type index struct {
+	dep, alias, soft, node strings.Builder
+	deps, aliases          []trie.Entry
+}
+
+// newIndex makes the index of the kept modules of set, whose files lie below dir.
+func newIndex(set *modules.Set, kept []string, dir string) (*index, error) {
+	x := &index{}
+	for _, p := range kept {
+		m, _ := set.Lookup(modules.NameOf(p))
+		order, err := set.Order(m.Name)
 		if err != nil {
-			return err
+			return nil, err
 		}
+		line := depLine(m, order, dir)
+		x.dep.WriteString(line + "\n")
+		x.deps = append(x.deps, trie.Entry{Key: m.Name, Value: line})
+		for _, a := range m.Aliases {
+			fmt.Fprintf(&x.alias, "alias %s %s\n", a, m.Name)
+			x.aliases = append(x.aliases, trie.Entry{Key: normalAlias(a), Value: m.Name})
+		}
+		x.addSoft(m)
+		x.addNode(m)
 	}
-	return nil
+	return x, nil
 }
 
 // depLine is a line of modules.dep: what m needs, last needed first.
-func depLine(m modules.Module, order []modules.Module) string {
-	line := m.Path + ":"
-	for i := len(order) - 1; i >= 0; i-- {
-		if order[i].Name != m.Name {
-			line += " " + order[i].Path
+func depLine(m modules.Module, order []modules.Module, dir string) string {
+	line := dir + m.Path + ":"
+	for _, o := range slices.Backward(order) {
+		if o.Name != m.Name {
+			line += " " + dir + o.Path
 		}
 	}
-	return line + "\n"
+	return line
 }
 
-// loadConfig returns the configuration: of the package, else the given file, else
-// the kernel's own. It is nil if there is none.
-func (c *collector) loadConfig(file string, embedded []byte) (config, error) {
-	switch {
-	case c.config:
-	case file != "":
-		f, err := os.Open(file)
+// addSoft adds the line of modules.softdep.
+func (x *index) addSoft(m modules.Module) {
+	if len(m.Before)+len(m.After) == 0 {
+		return
+	}
+	fmt.Fprintf(&x.soft, "softdep %s", m.Name)
+	if len(m.Before) > 0 {
+		x.soft.WriteString(" pre: " + strings.Join(m.Before, " "))
+	}
+	if len(m.After) > 0 {
+		x.soft.WriteString(" post: " + strings.Join(m.After, " "))
+	}
+	x.soft.WriteString("\n")
+}
+
+// addNode adds the line of modules.devname: a device that is there before its
+// module is, because opening it is what loads the module.
+func (x *index) addNode(m modules.Module) {
+	var name, number string
+	for _, a := range m.Aliases {
+		if n, ok := strings.CutPrefix(a, "devname:"); ok {
+			name = n
+		}
+		for prefix, kind := range map[string]string{"char-major-": "c", "block-major-": "b"} {
+			var major, minor uint32
+			if n, _ := fmt.Sscanf(a, prefix+"%d-%d", &major, &minor); n == 2 {
+				number = fmt.Sprintf("%s%d:%d", kind, major, minor)
+			}
+		}
+	}
+	if name != "" && number != "" {
+		fmt.Fprintf(&x.node, "%s %s %s\n", m.Name, name, number)
+	}
+}
+
+// files returns the files of the index by name. Builtin is the kernel package's
+// modules.builtin.
+func (x *index) files(builtin string) (map[string]string, error) {
+	files := map[string]string{
+		"modules.dep": x.dep.String(), "modules.alias": x.alias.String(), "modules.softdep": x.soft.String(),
+		"modules.devname": x.node.String(), "modules.builtin": builtin,
+	}
+	var inKernel []trie.Entry
+	for line := range strings.Lines(builtin) {
+		if name := modules.NameOf(strings.TrimSpace(line)); name != "" {
+			inKernel = append(inKernel, trie.Entry{Key: name})
+		}
+	}
+	for name, entries := range map[string][]trie.Entry{
+		"modules.dep.bin": x.deps, "modules.alias.bin": x.aliases, "modules.builtin.bin": inKernel,
+		"modules.symbols.bin": nil, // modprobe looks nothing up without it
+	} {
+		data, err := trie.Encode(entries)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("index modules: %w", err)
 		}
-		defer f.Close()
-		if err := c.save(ConfigFile, f, maxConfigBytes); err != nil {
-			return nil, err
-		}
-	case embedded != nil:
-		if err := c.save(ConfigFile, strings.NewReader(string(embedded)), maxConfigBytes); err != nil {
-			return nil, err
-		}
-	default:
-		return nil, nil
+		files[name] = string(data)
 	}
-	text, err := fs.ReadFile(c.root.FS(), ConfigFile)
-	if err != nil {
-		return nil, err
-	}
-	return parseConfig(string(text))
+	return files, nil
 }
 
-// measure sets the digest and the size.
-func (i *Info) measure(ctx context.Context, root *os.Root) error {
-	sum := sha256.New()
-	files := []string{VmlinuxFile}
-	for _, list := range [][]string{i.Modules.Boot, i.Modules.OnDemand, i.Modules.Extra} {
-		for _, p := range list {
-			files = append(files, path.Join(ModulesDir, p))
+// normalAlias spells an alias as modprobe does before it looks it up: a dash is
+// an underscore, but in a range of letters.
+func normalAlias(alias string) string {
+	b, inRange := []byte(alias), false
+	for i, c := range b {
+		switch {
+		case c == '[':
+			inRange = true
+		case c == ']':
+			inRange = false
+		case c == '-' && !inRange:
+			b[i] = '_'
 		}
 	}
-	for _, name := range files {
-		if err := addFile(ctx, root, name, sum); err != nil {
-			return err
-		}
-	}
-	i.Digest = "sha256:" + hex.EncodeToString(sum.Sum(nil))
-	return fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || !entry.Type().IsRegular() {
-			return err
-		}
-		stat, err := entry.Info()
-		if err == nil {
-			i.SizeBytes += stat.Size()
-		}
-		return err
-	})
-}
-
-// addFile adds name, size and content of a file to a digest, so that no two lists
-// of files give the same bytes.
-func addFile(ctx context.Context, root *os.Root, name string, sum io.Writer) error {
-	f, err := root.Open(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	stat, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(sum, "%s\x00%d\x00", name, stat.Size())
-	_, err = io.Copy(sum, withContext(ctx, f))
-	return err
+	return string(b)
 }

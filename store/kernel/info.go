@@ -7,9 +7,10 @@
 //	vmlinux               the kernel as an ELF file
 //	bzImage               the boot image that it was taken from, if there was one
 //	config                the kernel's configuration, if there was one
-//	modules/kernel/...    the chosen modules, decompressed
+//	modules/kernel/...    the modules of the initrd, decompressed
 //	modules/modules.dep   paths and what must be loaded before, as depmod writes it
-//	modules/modules.alias names by which the kernel asks for them
+//	modules.ext4          a read-only drive with all modules that a guest may want,
+//	                      and all that modprobe wants to know of them
 package kernel
 
 // Names of files in the directory that Import makes.
@@ -18,6 +19,7 @@ const (
 	BzImageFile = "bzImage"
 	ConfigFile  = "config"
 	ModulesDir  = "modules"
+	DriveFile   = "modules.ext4"
 )
 
 // Info is what is known of an imported kernel. The caller keeps it.
