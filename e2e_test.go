@@ -14,6 +14,9 @@ import (
 
 func TestMain(m *testing.M) {
 	host.Main()
+	if idle := os.Getenv(bringUpEnv); idle != "" {
+		os.Exit(bringUp(idle))
+	}
 	dir, err := os.MkdirTemp("", "banger-e2e-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

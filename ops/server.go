@@ -82,9 +82,16 @@ func (s *Server) Idle() time.Duration {
 	return time.Since(s.last)
 }
 
+// Listener is where a server takes its connections from: a *net.UnixListener, or
+// what stands before one.
+type Listener interface {
+	AcceptUnix() (*net.UnixConn, error)
+	Close() error
+}
+
 // Serve answers on l, a SOCK_SEQPACKET listener, until ctx is done. It closes l
 // and returns when the requests that had begun are answered.
-func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
+func (s *Server) Serve(ctx context.Context, l Listener) error {
 	for _, op := range All() {
 		if s.bound[op.Name] == nil {
 			return fmt.Errorf("serve operations: %s has no handler", op.Name)

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"syscall"
@@ -30,16 +29,10 @@ func (a *app) daemon(ctx context.Context) (*api.Client, error) {
 		_, err := client.Version(ctx)
 		return client, unreachable(err)
 	}
-	started, err := bringup.Ensure(ctx, bringup.Default(a.socket()))
-	if err != nil {
-		return nil, fmt.Errorf("bring up daemons: %w", err)
-	}
-	// The listening socket was bound before the daemon was started, so this
-	// waits in its queue, and ends when the daemon does.
-	if _, err := client.Version(ctx); err != nil {
-		return nil, started.Explain(err)
-	}
-	return client, nil
+	return client, bringup.Reach(ctx, bringup.Default(a.socket()), func(ctx context.Context) error {
+		_, err := client.Version(ctx)
+		return err
+	})
 }
 
 // unreachable explains to a user without rights why the daemon cannot be used.

@@ -30,13 +30,14 @@ import (
 )
 
 // idleLimit is how long a standalone daemon stays without a VM that runs and
-// without a client.
+// without a client, unless it is told otherwise.
 const idleLimit = time.Minute
 
 // Daemon is bangerd, wired.
 type Daemon struct {
 	ctx     context.Context // ends with the daemon; connections that HTTP has given away look at it
 	log     *slog.Logger
+	idle    time.Duration // without a VM that runs and without a client, after which it may leave
 	store   *store.Store
 	helper  *ops.Client
 	vms     *vm.Set
@@ -69,6 +70,7 @@ func run(log *slog.Logger, args []string) error {
 	fs.SetOutput(io.Discard)
 	standalone := fs.Bool("standalone", false, "")
 	stateDir := fs.String("state-dir", "", "")
+	idle := fs.Duration("idle", idleLimit, "")
 	fs.Int("owner-uid", os.Getuid(), "")
 	fs.Int("owner-gid", os.Getgid(), "")
 	if err := fs.Parse(args); err != nil {
@@ -77,12 +79,24 @@ func run(log *slog.Logger, args []string) error {
 	if !filepath.IsAbs(*stateDir) {
 		return errors.New("arguments: --state-dir must be an absolute path")
 	}
+	if *idle <= 0 {
+		return errors.New("arguments: --idle must be longer than nothing")
+	}
 	unix.Umask(0o077)
 	ctx, stop := personas.Context()
 	defer stop()
-	listener, err := personas.Listener()
+	l, err := personas.Listener()
 	if err != nil {
 		return err
+	}
+	var listener unixListener = l
+	var leave func() (bool, error) // an installed one stays
+	if *standalone {
+		door, err := personas.NewDoor(l)
+		if err != nil {
+			return err
+		}
+		listener, leave = door, func() (bool, error) { return door.Leave(*idle) }
 	}
 	d, err := open(ctx, log, *stateDir)
 	if err != nil {
@@ -90,12 +104,13 @@ func run(log *slog.Logger, args []string) error {
 		return err
 	}
 	defer d.store.Close()
-	return d.serve(ctx, listener, *standalone)
+	d.idle = *idle
+	return d.serve(ctx, listener, leave)
 }
 
 // open reads the store. It touches nothing outside it.
 func open(ctx context.Context, log *slog.Logger, dir string) (d *Daemon, err error) {
-	d = &Daemon{log: log, helper: ops.NewClient(ops.SocketPath)}
+	d = &Daemon{log: log, idle: idleLimit, helper: ops.NewClient(ops.SocketPath)}
 	if d.store, err = store.Open(dir); err != nil {
 		return nil, err
 	}
@@ -141,8 +156,9 @@ func (d *Daemon) report(damaged []store.Damage) {
 	}
 }
 
-// serve answers until ctx is done, or, standalone, until nobody needs it.
-func (d *Daemon) serve(ctx context.Context, l *net.UnixListener, standalone bool) error {
+// serve answers until ctx is done, or until leave, which may be nil, has said
+// that nobody comes any more.
+func (d *Daemon) serve(ctx context.Context, l unixListener, leave func() (bool, error)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	d.ctx = ctx
@@ -159,7 +175,7 @@ func (d *Daemon) serve(ctx context.Context, l *net.UnixListener, standalone bool
 	}
 	var tasks sync.WaitGroup
 	tasks.Go(func() { d.resolve(ctx) })
-	tasks.Go(func() { d.stayInTouch(ctx, cancel, standalone) })
+	tasks.Go(func() { d.stayInTouch(ctx, cancel, leave) })
 	tasks.Go(func() {
 		<-ctx.Done()
 		grace, done := context.WithTimeout(context.Background(), shutdownGrace)
@@ -185,10 +201,10 @@ func (d *Daemon) serve(ctx context.Context, l *net.UnixListener, standalone bool
 // daemon ends.
 const shutdownGrace = 5 * time.Second
 
-// stayInTouch says hello to the helper, which leaves when nobody does, and ends
-// a standalone daemon that nobody needs.
-func (d *Daemon) stayInTouch(ctx context.Context, leave context.CancelFunc, standalone bool) {
-	tick := time.NewTicker(helloEvery)
+// stayInTouch says hello to the helper, which leaves when nobody does for as long
+// as the daemon itself may be idle, and ends a daemon that nobody needs.
+func (d *Daemon) stayInTouch(ctx context.Context, end context.CancelFunc, leave func() (bool, error)) {
+	tick := time.NewTicker(min(helloEvery, max(d.idle/6, time.Millisecond)))
 	defer tick.Stop()
 	for {
 		select {
@@ -199,9 +215,16 @@ func (d *Daemon) stayInTouch(ctx context.Context, leave context.CancelFunc, stan
 		if _, _, err := ops.Hello.Call(ctx, d.helper, ops.None{}); err != nil && ctx.Err() == nil {
 			d.log.Warn("say hello to helper, ignoring", "error", err)
 		}
-		if standalone && d.clients.idle() > idleLimit && d.vms.Running() == 0 {
-			d.log.Info("leave", "idle", idleLimit)
-			leave()
+		if leave == nil || d.clients.idle() < d.idle || d.vms.Running() > 0 {
+			continue
+		}
+		left, err := leave()
+		if err != nil {
+			d.log.Warn("leave, ignoring", "error", err)
+		}
+		if left {
+			d.log.Info("leave", "idle", d.idle)
+			end()
 			return
 		}
 	}
@@ -209,9 +232,15 @@ func (d *Daemon) stayInTouch(ctx context.Context, leave context.CancelFunc, stan
 
 const helloEvery = 10 * time.Second
 
+// unixListener is a *net.UnixListener, or a door.
+type unixListener interface {
+	net.Listener
+	AcceptUnix() (*net.UnixConn, error)
+}
+
 // onlyOwner accepts connections of the owner and of root alone. The socket's
 // mode says the same; this holds when the mode is wrong.
-type onlyOwner struct{ *net.UnixListener }
+type onlyOwner struct{ unixListener }
 
 func (l onlyOwner) Accept() (net.Conn, error) {
 	for {

@@ -48,7 +48,7 @@ func newLab(t testing.TB) *lab {
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- d.serve(ctx, l, false) }()
+	go func() { done <- d.serve(ctx, l, nil) }()
 	end := sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {

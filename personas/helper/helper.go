@@ -35,7 +35,7 @@ const (
 )
 
 // idleLimit is how long a standalone helper stays without a VM that runs and
-// without anyone who asks.
+// without anyone who asks, unless it is told otherwise.
 const idleLimit = time.Minute
 
 // Main is the role's entry: it returns the exit code.
@@ -53,8 +53,9 @@ func Main(args []string) int {
 type config struct {
 	standalone  bool
 	owner       owner
-	hostNS      int    // descriptor of the host's network namespace, once inside
-	firecracker string // path of its binary; found by PATH if empty
+	hostNS      int           // descriptor of the host's network namespace, once inside
+	firecracker string        // path of its binary; found by PATH if empty
+	idle        time.Duration // after which a standalone one may leave
 }
 
 func parse(args []string) (config, error) {
@@ -65,6 +66,7 @@ func parse(args []string) (config, error) {
 	fs.IntVar(&c.owner.uid, "owner-uid", -1, "")
 	fs.IntVar(&c.owner.gid, "owner-gid", -1, "")
 	fs.IntVar(&c.hostNS, "host-netns", -1, "")
+	fs.DurationVar(&c.idle, "idle", idleLimit, "")
 	if err := fs.Parse(args); err != nil {
 		return c, fmt.Errorf("arguments: %w", err)
 	}
@@ -76,6 +78,9 @@ func parse(args []string) (config, error) {
 	}
 	if c.owner.uid <= 0 || c.owner.gid <= 0 {
 		return c, errors.New("arguments: --owner-uid and --owner-gid must name an ordinary user")
+	}
+	if c.idle <= 0 {
+		return c, errors.New("arguments: --idle must be longer than nothing")
 	}
 	return c, nil
 }
@@ -118,9 +123,17 @@ func serve(ctx context.Context, log *slog.Logger, c config) error {
 	unix.Umask(0o022) // whatever sudo was called with: the modes below are meant
 	host := closeHost(c.hostNS)
 	defer host.Close()
-	listener, err := personas.Listener()
+	l, err := personas.Listener()
 	if err != nil {
 		return err
+	}
+	var listener ops.Listener = l
+	var door *personas.Door // an installed one stays
+	if c.standalone {
+		if door, err = personas.NewDoor(l); err != nil {
+			return err
+		}
+		listener = door
 	}
 	for _, d := range []string{runDir, tableDir, jailDir, logDir, kernelsDir} {
 		if err := os.MkdirAll(d, 0o711); err != nil {
@@ -164,7 +177,7 @@ func serve(ctx context.Context, log *slog.Logger, c config) error {
 	go func() {
 		defer close(watched)
 		defer cancel()
-		m.watch(ctx, log, s, c.standalone)
+		m.watch(ctx, log, s, door, c.idle)
 	}()
 	log.Info("ready", "owner", c.owner.uid, "network", network.Plan().Prefix(), "vms", len(m.table.all()), "running", m.running())
 	err = s.Serve(ctx, listener)
@@ -178,8 +191,8 @@ func serve(ctx context.Context, log *slog.Logger, c config) error {
 }
 
 // watch keeps the logs bounded and the host's rules in place, and returns when
-// the helper has been idle for long enough or ctx is done.
-func (m *machines) watch(ctx context.Context, log *slog.Logger, s *ops.Server, standalone bool) {
+// the helper has left by its door, idle for long enough, or ctx is done.
+func (m *machines) watch(ctx context.Context, log *slog.Logger, s *ops.Server, door *personas.Door, idle time.Duration) {
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
 	for {
@@ -191,14 +204,21 @@ func (m *machines) watch(ctx context.Context, log *slog.Logger, s *ops.Server, s
 		if err := m.trimLogs(); err != nil {
 			log.Warn("trim serial logs, ignoring", "error", err)
 		}
-		if !standalone {
+		if door == nil {
 			continue // its network is a unit's, and it stays
 		}
 		if err := m.net.RepairHostRules(ctx); err != nil && ctx.Err() == nil {
 			log.Warn("repair the host's rules, ignoring", "error", err)
 		}
-		if s.Idle() > idleLimit && m.running() == 0 {
-			log.Info("leave", "idle", idleLimit)
+		if s.Idle() < idle || m.running() > 0 {
+			continue
+		}
+		left, err := door.Leave(idle)
+		if err != nil {
+			log.Warn("leave, ignoring", "error", err)
+		}
+		if left {
+			log.Info("leave", "idle", idle)
 			return
 		}
 	}

@@ -16,7 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -30,7 +30,10 @@ type Host struct {
 	DaemonDir, HelperDir string // with the sockets and the logs
 	Lock                 string // the lock file
 	Exe                  string // the binary that has the roles
-	Owner                func() (Owner, error)
+	// Idle is how long the daemons stay without being needed. Zero means what
+	// they think is right.
+	Idle  time.Duration
+	Owner func() (Owner, error)
 }
 
 // Names of what lies in the directories of a Host.
@@ -58,6 +61,41 @@ type Started struct {
 	daemon, helper *process
 }
 
+// Reach asks a daemon something that has no effect, and starts before what does
+// not run. A daemon that leaves while it is asked has not answered, and the next
+// one is asked.
+func Reach(ctx context.Context, h Host, ask func(context.Context) error) error {
+	for tries := 1; ; tries++ {
+		started, err := Ensure(ctx, h)
+		if err != nil {
+			return fmt.Errorf("bring up daemons: %w", err)
+		}
+		// A listening socket is bound before its daemon is started, so this waits
+		// in its queue, and ends when the daemon does.
+		if err = ask(ctx); err == nil {
+			return nil
+		}
+		err = started.explain(err)
+		if !hasLeft(err) || tries == mostTries || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// mostTries bounds how often Reach meets a daemon that leaves: one idle minute
+// seldom ends in the moment of a call, and not again and again.
+const mostTries = 10
+
+// hasLeft reports whether err is of a daemon that is not there, or not any more.
+func hasLeft(err error) bool {
+	for _, sign := range []error{unix.ENOENT, unix.ECONNREFUSED, unix.ECONNRESET, unix.EPIPE, io.EOF} {
+		if errors.Is(err, sign) {
+			return true
+		}
+	}
+	return false
+}
+
 // Ensure starts what does not run. It returns when all sockets are bound; a
 // request to a daemon that was just started waits for it.
 func Ensure(ctx context.Context, h Host) (Started, error) {
@@ -69,8 +107,16 @@ func Ensure(ctx context.Context, h Host) (Started, error) {
 		return Started{}, err
 	}
 	defer unlock()
+	// Whoever leaves has the lock of his socket's folder to the end.
+	for _, dir := range []string{h.DaemonDir, h.HelperDir} {
+		unlock, err := lockDir(ctx, dir)
+		if err != nil {
+			return Started{}, err
+		}
+		defer unlock()
+	}
 	var s Started
-	daemon, helper := alive("unix", h.daemonSocket()), alive("unixpacket", h.helperSocket())
+	daemon, helper := h.alive()
 	if daemon && helper {
 		return s, nil // somebody else was faster
 	}
@@ -95,17 +141,13 @@ func (h Host) daemonSocket() string { return filepath.Join(h.DaemonDir, daemonSo
 func (h Host) helperSocket() string { return filepath.Join(h.HelperDir, helperSocket) }
 
 func (h Host) complete() bool {
-	return alive("unix", h.daemonSocket()) && alive("unixpacket", h.helperSocket())
+	daemon, helper := h.alive()
+	return daemon && helper
 }
 
-// alive reports whether somebody listens at path.
-func alive(network, path string) bool {
-	conn, err := net.Dial(network, path)
-	if err != nil {
-		return false
-	}
-	conn.Close()
-	return true
+// alive reports which of the daemons listen.
+func (h Host) alive() (daemon, helper bool) {
+	return listens(unix.SOCK_STREAM, h.daemonSocket()), listens(unix.SOCK_SEQPACKET, h.helperSocket())
 }
 
 // owner returns whom the daemons shall serve: the owner of the one that runs,
@@ -128,6 +170,24 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
+	return flock(ctx, fd, path)
+}
+
+// lockDir takes the lock of a folder, as a daemon does that leaves, and waits for
+// the end of one that has it. What is no folder nobody has locked.
+func lockDir(ctx context.Context, path string) (unlock func(), err error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP {
+		return func() {}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return flock(ctx, fd, path)
+}
+
+// flock locks what fd is open on, and owns fd.
+func flock(ctx context.Context, fd int, path string) (unlock func(), err error) {
 	taken := make(chan error, 1)
 	go func() {
 		for {
@@ -167,7 +227,7 @@ func (h Host) startHelper(o Owner) (*process, error) {
 	}
 	return start(h.Exe, launch{
 		name:   "banger-helper",
-		args:   []string{"--standalone", "--owner-uid", strconv.Itoa(o.UID), "--owner-gid", strconv.Itoa(o.GID)},
+		args:   h.args(o),
 		home:   "/root",
 		as:     root,
 		socket: sock,
@@ -188,10 +248,8 @@ func (h Host) startDaemon(o Owner) (*process, error) {
 	}
 	defer sock.Close()
 	return start(h.Exe, launch{
-		name: "bangerd",
-		args: []string{
-			"--standalone", "--owner-uid", strconv.Itoa(o.UID), "--owner-gid", strconv.Itoa(o.GID), "--state-dir", o.StateDir,
-		},
+		name:   "bangerd",
+		args:   append(h.args(o), "--state-dir", o.StateDir),
 		home:   o.Home,
 		as:     o.identity(),
 		socket: sock,
@@ -199,20 +257,30 @@ func (h Host) startDaemon(o Owner) (*process, error) {
 	})
 }
 
-// Explain says why the daemons do not answer, after asking has failed with err:
-// a daemon that ended at its start says so in its log.
-func (s Started) Explain(err error) error {
+// args are what both daemons are told.
+func (h Host) args(o Owner) []string {
+	args := []string{"--standalone", "--owner-uid", strconv.Itoa(o.UID), "--owner-gid", strconv.Itoa(o.GID)}
+	if h.Idle > 0 {
+		args = append(args, "--idle", h.Idle.String())
+	}
+	return args
+}
+
+// explain says why the daemons do not answer, after asking has failed with err:
+// a daemon that failed at its start says so in its log. One that ended in good
+// order has only left.
+func (s Started) explain(err error) error {
 	for _, p := range []*process{s.helper, s.daemon} {
 		if p == nil {
 			continue
 		}
-		if why := p.ended(deathWait); why != "" {
+		if why := p.failed(deathWait); why != "" {
 			return fmt.Errorf("start %s: %s", p.name, why)
 		}
 	}
 	return err
 }
 
-// deathWait is how long Explain waits for a process whose socket was closed to
+// deathWait is how long explain waits for a process whose socket was closed to
 // be gone.
 const deathWait = time.Second

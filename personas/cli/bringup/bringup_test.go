@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/user"
@@ -17,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"banger/personas"
 )
 
 // who is what a fake daemon tells of itself to everybody who connects.
@@ -25,6 +28,7 @@ type who struct {
 	Groups             []int
 	Args, Env          []string
 	Dir                string
+	Callers            []uint32 // who has connected so far
 }
 
 // TestMain lets the test binary be the daemons that it starts.
@@ -41,7 +45,7 @@ func fakeDaemon() {
 		fmt.Fprintln(os.Stderr, "cannot read the store")
 		os.Exit(3)
 	}
-	l, err := net.FileListener(os.NewFile(3, "listen"))
+	door, err := openDoor()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -51,15 +55,59 @@ func fakeDaemon() {
 	sid, _ := unix.Getsid(0)
 	groups, _ := os.Getgroups()
 	dir, _ := os.Getwd()
-	text, _ := json.Marshal(who{os.Getpid(), sid, os.Getuid(), os.Getgid(), groups, os.Args, os.Environ(), dir})
+	me := who{os.Getpid(), sid, os.Getuid(), os.Getgid(), groups, os.Args, os.Environ(), dir, nil}
 	for {
-		conn, err := l.Accept()
+		conn, err := door.AcceptUnix()
 		if err != nil {
 			os.Exit(1)
 		}
+		rc, _ := conn.SyscallConn()
+		rc.Control(func(fd uintptr) {
+			cred, _ := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+			me.Callers = append(me.Callers, cred.Uid)
+		})
+		text, _ := json.Marshal(me)
 		conn.Write(text)
 		conn.Close()
 	}
+}
+
+// openDoor opens what this process was started with, holds what two daemons
+// cannot share, and leaves when it was idle for as long as it was told.
+func openDoor() (*personas.Door, error) {
+	l, err := personas.Listener()
+	if err != nil {
+		return nil, err
+	}
+	door, err := personas.NewDoor(l)
+	if err != nil {
+		return nil, err
+	}
+	state, err := unix.Open(l.Addr().String()+".state", unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		err = unix.Flock(state, unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("another daemon has the state: %w", err)
+	}
+	i := slices.Index(os.Args, "--idle")
+	if i < 0 {
+		return door, nil
+	}
+	idle, err := time.ParseDuration(os.Args[i+1])
+	go func() {
+		for range time.Tick(idle / 10) {
+			left, err := door.Leave(idle)
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+			}
+			if left {
+				time.Sleep(rand.N(60 * time.Millisecond)) // the end takes its time
+				os.Exit(0)
+			}
+		}
+	}()
+	return door, err
 }
 
 const testUID, testGID = 54321, 54322
@@ -182,7 +230,7 @@ func TestEnsureStartsOnlyWhatIsMissing(t *testing.T) {
 	}
 	kill := func(w who) {
 		syscall.Kill(w.PID, syscall.SIGKILL)
-		for alive("unix", h.daemonSocket()) && alive("unixpacket", h.helperSocket()) {
+		for h.complete() {
 			time.Sleep(5 * time.Millisecond) // the kernel closes the socket on its own time
 		}
 	}
@@ -208,6 +256,78 @@ func TestEnsureStartsOnlyWhatIsMissing(t *testing.T) {
 	}
 	if d2, hp2 := mustMeet(t, h); d2.PID == d.PID || hp2.PID != hp.PID {
 		t.Error("after bangerd's death: want only a new bangerd")
+	}
+}
+
+// The helper tells when somebody comes who is not the owner: nobody does.
+func TestDaemonsAreAskedAsTheirOwner(t *testing.T) {
+	h := newHost(t, "/state")
+	for range 3 {
+		if _, err := Ensure(t.Context(), h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, w := range map[string]func() (who, error){
+		"bangerd":       func() (who, error) { return meet("unix", h.daemonSocket()) },
+		"banger-helper": func() (who, error) { return meet("unixpacket", h.helperSocket()) },
+	} {
+		got, err := w()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.Callers = got.Callers[:len(got.Callers)-1] // this call
+		if len(got.Callers) < 2 || slices.ContainsFunc(got.Callers, func(uid uint32) bool { return uid != testUID }) {
+			t.Errorf("%s was asked by %v, want user %d alone", name, got.Callers, testUID)
+		}
+	}
+	if os.Geteuid() != 0 {
+		t.Error("this process has become somebody else")
+	}
+}
+
+// Whoever calls at the moment that a daemon leaves gets its answer, or that of
+// the next one.
+func TestCallsWhileDaemonsLeave(t *testing.T) {
+	h := newHost(t, "/state")
+	h.Idle = 10 * time.Millisecond
+	pids := make(map[int]bool)
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	const callers, calls = 3, 80
+	for range callers {
+		all.Go(func() {
+			for range calls {
+				err := Reach(t.Context(), h, func(context.Context) error {
+					time.Sleep(rand.N(2 * h.Idle)) // a slow caller, or a busy host
+					w, err := meet("unix", h.daemonSocket())
+					mu.Lock()
+					defer mu.Unlock()
+					pids[w.PID] = err == nil
+					return err
+				})
+				if err != nil {
+					t.Error(err)
+				}
+				time.Sleep(rand.N(4 * h.Idle))
+			}
+		})
+	}
+	all.Wait()
+	t.Logf("%d calls, %d daemons", callers*calls, len(pids))
+	if len(pids) < 10 {
+		t.Errorf("%d calls met %d daemons only: none was met while it left", callers*calls, len(pids))
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for _, path := range []string{h.daemonSocket(), h.helperSocket()} {
+		for {
+			if _, err := os.Lstat(path); os.IsNotExist(err) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s is still there", path)
+			}
+			time.Sleep(time.Millisecond)
+		}
 	}
 }
 
@@ -243,7 +363,7 @@ func TestDaemonThatDiesIsExplained(t *testing.T) {
 		}
 		want := "start bangerd: it ended: exit status 3\ncannot read the store"
 		// Built for coverage, the daemon of this test says one thing more.
-		got := strings.TrimSuffix(s.Explain(err).Error(), "\nwarning: GOCOVERDIR not set, no coverage data emitted")
+		got := strings.TrimSuffix(s.explain(err).Error(), "\nwarning: GOCOVERDIR not set, no coverage data emitted")
 		if got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}

@@ -67,18 +67,18 @@ func start(exe string, l launch) (*process, error) {
 	return p, nil
 }
 
-// ended says how the process has ended, with the last lines of its log. It
-// waits for the end, and returns an empty string if it does not come.
-func (p *process) ended(wait time.Duration) string {
+// failed says how the process has failed, with the last lines of its log. It waits
+// for the end, and returns an empty string if it does not come, or is a good one.
+func (p *process) failed(wait time.Duration) string {
 	select {
 	case <-p.done:
 	case <-time.After(wait):
 		return ""
 	}
-	how := "it ended at once"
-	if p.err != nil {
-		how = "it ended: " + p.err.Error()
+	if p.err == nil {
+		return ""
 	}
+	how := "it ended: " + p.err.Error()
 	if tail := p.tail(); tail != "" {
 		return how + "\n" + tail
 	}

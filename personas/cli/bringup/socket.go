@@ -81,6 +81,47 @@ func listen(kind int, path string, who identity) (*os.File, error) {
 	return sock, nil
 }
 
+// listens reports whether somebody listens at path. He is asked as the owner of
+// the socket, who may: a helper tells when somebody else comes.
+func listens(kind int, path string) bool {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return false
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	connected := make(chan error, 1)
+	go func() {
+		// Never unlocked: the thread ends with the goroutine, and whom it was with
+		// it. What the peer is told is whom the thread is when it connects.
+		runtime.LockOSThread()
+		if err := becomeOnThread(int(st.Uid), int(st.Gid)); err != nil {
+			connected <- err
+			return
+		}
+		connected <- unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+	}()
+	err = <-connected
+	return err == nil || err == unix.EAGAIN // whose queue is full
+}
+
+// becomeOnThread makes the thread's effective user and group another's. The calls
+// of package unix would do so for all threads.
+func becomeOnThread(uid, gid int) error {
+	const keep = ^uintptr(0)
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, keep, uintptr(gid), keep); errno != 0 {
+		return errno
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, keep, uintptr(uid), keep); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 // openLog opens a log for appending with the rights of who.
 func openLog(path string, who identity) (*os.File, error) {
 	var fd int
