@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"archive/tar"
+	"bytes"
 	"compress/gzip"
 	"io"
 	"os"
@@ -245,35 +246,20 @@ func writeFile(t *testing.T, file string, content []byte) {
 	}
 }
 
-// writeBomb writes an archive of some megabytes that unpacks to very many.
+// writeBomb writes an archive of some megabytes that unpacks to very many. Gzip
+// members after one another are one stream, so that zeros are packed once.
 func writeBomb(t *testing.T, file string) {
 	t.Helper()
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	gz, err := gzip.NewWriterLevel(f, gzip.BestSpeed)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := tar.NewWriter(gz)
-	zeros := make([]byte, 1<<20)
-	const each, files = 512, 4 // MiB
+	const each, files = 4, 3 // GiB
+	zeros := gzipped(t, make([]byte, 1<<30))
+	var bomb []byte
 	for i := range files {
-		if err := w.WriteHeader(&tar.Header{Name: string(rune('a' + i)), Mode: 0o644, Size: each << 20}); err != nil {
+		var header bytes.Buffer
+		if err := tar.NewWriter(&header).WriteHeader(&tar.Header{Name: string(rune('a' + i)), Mode: 0o644, Size: each << 30}); err != nil {
 			t.Fatal(err)
 		}
-		for range each {
-			if _, err := w.Write(zeros); err != nil {
-				t.Fatal(err)
-			}
-		}
+		bomb = append(bomb, gzipped(t, header.Bytes())...)
+		bomb = append(bomb, bytes.Repeat(zeros, each)...)
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := gz.Close(); err != nil {
-		t.Fatal(err)
-	}
+	writeFile(t, file, append(bomb, gzipped(t, make([]byte, 1024))...))
 }

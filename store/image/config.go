@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -62,13 +64,20 @@ func (p *picture) setConfig(data []byte, limits Limits) error {
 		}
 		p.layers[i].diffID = d
 	}
+	env, err := environment(c.Config.Env)
+	if err != nil {
+		return err
+	}
+	if strings.ContainsRune(c.Config.User+c.Config.WorkingDir, 0) {
+		return fmt.Errorf("configuration: %w: user or working directory with a NUL", ErrCorrupt)
+	}
 	p.digest = digest.FromBytes(data)
 	p.config = Config{
-		Env:          c.Config.Env,
+		Env:          env,
 		Entrypoint:   c.Config.Entrypoint,
 		Cmd:          c.Config.Cmd,
 		User:         c.Config.User,
-		WorkingDir:   c.Config.WorkingDir,
+		WorkingDir:   workingDir(c.Config.WorkingDir),
 		StopSignal:   c.Config.StopSignal,
 		ExposedPorts: slices.Sorted(maps.Keys(c.Config.ExposedPorts)),
 		Labels:       c.Config.Labels,
@@ -76,4 +85,33 @@ func (p *picture) setConfig(data []byte, limits Limits) error {
 		OS:           c.OS,
 	}
 	return nil
+}
+
+// maxEnvironment bounds an image's environment, in bytes: as much as Linux takes in
+// one entry, and a fraction of what it takes with all arguments of a command.
+const maxEnvironment = 128 << 10
+
+// environment returns the entries that a process can have. What has no value takes
+// a variable away in docker, and is left out here too.
+func environment(entries []string) ([]string, error) {
+	var env []string
+	size := 0
+	for _, e := range entries {
+		if strings.IndexByte(e, '=') <= 0 || strings.ContainsRune(e, 0) {
+			continue
+		}
+		if size += len(e) + 1; size > maxEnvironment {
+			return nil, fmt.Errorf("configuration: %w: an environment of more than %d bytes", ErrTooBig, maxEnvironment)
+		}
+		env = append(env, e)
+	}
+	return env, nil
+}
+
+// workingDir makes a directory absolute, as docker does. Empty stays empty.
+func workingDir(dir string) string {
+	if dir == "" {
+		return ""
+	}
+	return path.Join("/", dir)
 }

@@ -56,19 +56,20 @@ func TestBombs(t *testing.T) {
 		}
 	}
 	bomb := packed(t, zstdTo, tarOf(1<<30))
+	strict := Options{Limits: Limits{RatioFree: 64 << 20}}
 	t.Run("ratio", func(t *testing.T) {
-		fails(t, FromReader(bytes.NewReader(bomb)), Options{}, ErrTooBig)
+		fails(t, FromReader(bytes.NewReader(bomb)), strict, ErrTooBig)
 	})
 	t.Run("ratio in a layer", func(t *testing.T) {
 		p := ociLayout(t, unpacked, makeTar(t, file("a", "b")))
 		m := p.manifest(t)
 		m.Layers[0].Digest, m.Layers[0].Size = p.addBlob(bomb), int64(len(bomb))
 		p.setManifest(t, m)
-		fails(t, FromDir(p.dir()), Options{}, ErrTooBig)
+		fails(t, FromDir(p.dir()), strict, ErrTooBig)
 	})
 	t.Run("gzip within the ratio", func(t *testing.T) {
 		gz := packed(t, gzipTo, tarOf(80<<20))
-		_, info := importImage(t, FromReader(bytes.NewReader(gz)), Options{Limits: Limits{Ratio: 2000}})
+		_, info := importImage(t, FromReader(bytes.NewReader(gz)), Options{Limits: Limits{Ratio: 2000, RatioFree: 64 << 20}})
 		if info.ContentBytes != 80<<20 {
 			t.Errorf("got %+v", info)
 		}
@@ -109,6 +110,39 @@ func TestBombs(t *testing.T) {
 		copy(random, data.Bytes()[:512])
 		fails(t, FromReader(bytes.NewReader(random)), Options{SizeBytes: 16 << 20}, ErrTooBig)
 	})
+}
+
+// By default a file of some GiB that packs to nothing is no bomb, and one that is
+// meant to fill the disk is.
+func TestDefaultRatio(t *testing.T) {
+	if testing.Short() {
+		t.Skip("unpacks 13 GiB")
+	}
+	const gib = 1 << 30
+	// Members after one another are one stream: each is packed once.
+	zeroes := packed(t, gzipTo, func(w io.Writer) {
+		for range 1 << 10 {
+			w.Write(make([]byte, 1<<20))
+		}
+	})
+	gzipped := func(files int, gibEach int64) []byte {
+		var gz []byte
+		for i := range files {
+			gz = append(gz, packed(t, gzipTo, func(w io.Writer) {
+				tar.NewWriter(w).WriteHeader(&tar.Header{Name: fmt.Sprint("zeroes", i), Size: gibEach * gib, Mode: 0o600})
+			})...)
+			gz = append(gz, bytes.Repeat(zeroes, int(gibEach))...)
+		}
+		return append(gz, packed(t, gzipTo, func(w io.Writer) { w.Write(make([]byte, 1024)) })...)
+	}
+	img, info := importImage(t, FromReader(bytes.NewReader(gzipped(1, 4))), Options{})
+	var st unix.Stat_t
+	if err := unix.Stat(img, &st); err != nil || info.ContentBytes != 4*gib || st.Blocks > 64<<11 {
+		t.Errorf("got %d bytes on %d KiB of the disk, %v", info.ContentBytes, st.Blocks/2, err)
+	}
+	fails(t, FromReader(bytes.NewReader(gzipped(3, 4))), Options{}, ErrTooBig)           // by the ratio
+	fails(t, FromReader(bytes.NewReader(gzipped(1, 4)[:64<<10])), Options{}, ErrCorrupt) // no ratio, but no end either
+	fails(t, FromReader(bytes.NewReader(gzipped(1, 1))), Options{Limits: Limits{Bytes: gib - 1}}, ErrTooBig)
 }
 
 type endlessZeroes struct{}

@@ -8,10 +8,12 @@ type Limits struct {
 	// Entries is the most entries that all layers together may have. Default 4 Mi.
 	Entries int
 	// Ratio is how many bytes may come out of one compressed byte, once RatioFree bytes
-	// have come out. Default 100: distributions pack to a third, and gzip can do a
-	// thousandth at the most.
+	// have come out. Default 100: distributions pack to a third, while gzip can do a
+	// thousandth and zstd a thirty-thousandth of what says nothing.
 	Ratio int64
-	// RatioFree is how many bytes may come out whatever the ratio. Default 64 MiB.
+	// RatioFree is how many bytes may come out whatever the ratio. Default 8 GiB: an
+	// image may have a swap file or an empty database of some GiB, which pack to next
+	// to nothing. Blocks of zeroes cost time, but no room.
 	RatioFree int64
 	// Depth is the most directories on the way to an entry. Default 256.
 	Depth int
@@ -27,7 +29,7 @@ func (l Limits) withDefaults() Limits {
 	l.Bytes = orDefault(l.Bytes, 64<<30)
 	l.Entries = orDefault(l.Entries, 4<<20)
 	l.Ratio = orDefault(l.Ratio, 100)
-	l.RatioFree = orDefault(l.RatioFree, 64<<20)
+	l.RatioFree = orDefault(l.RatioFree, 8<<30)
 	l.Depth = orDefault(l.Depth, 256)
 	l.Path = orDefault(l.Path, 4096)
 	l.Layers = orDefault(l.Layers, 512)
@@ -99,13 +101,14 @@ type Info struct {
 
 // Config is the part of a container image's configuration that is of use here.
 type Config struct {
-	// Env is the environment, as NAME=VALUE.
+	// Env is the environment, as NAME=VALUE. What the image has there and is not of that
+	// form is left out.
 	Env []string
 	// Entrypoint and Cmd are the command to run, one after the other.
 	Entrypoint, Cmd []string
 	// User is the user to run as, by name or number, with or without group.
 	User string
-	// WorkingDir is where the command runs.
+	// WorkingDir is where the command runs: absolute, or empty.
 	WorkingDir string
 	// StopSignal asks the command to end.
 	StopSignal string
