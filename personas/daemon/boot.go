@@ -129,6 +129,10 @@ func (d *Daemon) bootFiles(ctx context.Context, want vm.Kernel, vmm api.VMM) (vm
 	if vmm == api.VMMQEMU && !k.Info.PVH && k.BzImageSHA256 != "" {
 		b.Kernel, b.KernelSHA256 = filepath.Join(dir, kernel.BzImageFile), k.BzImageSHA256
 	}
+	drive := filepath.Join(dir, kernel.DriveFile)
+	if _, err := os.Stat(drive); err == nil { // not there: imported by a banger that made none
+		b.Modules = drive
+	}
 	b.Initrd, b.InitrdSHA256, err = d.initrds.get(ctx, &k, dir)
 	return b, err
 }

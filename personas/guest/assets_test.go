@@ -66,6 +66,9 @@ type bootable struct {
 	info        kernel.Info
 }
 
+// modules is the kernel's drive of modules.
+func (k *bootable) modules() string { return filepath.Join(k.dir, kernel.DriveFile) }
+
 // cloudKernel imports Debian's kernel for virtual machines, once.
 func cloudKernel(t *testing.T) *bootable {
 	t.Helper()

@@ -80,14 +80,21 @@ func (b *boot) run(ctx context.Context) error {
 		return err
 	}
 	b.warn(root.Warnings...)
+	if err := rootfs.KeepProgram(); err != nil {
+		b.warn(err)
+	}
 	if err := rootfs.Switch(); err != nil {
 		return err
 	}
+	more := begin(func() error { return provideModules(ctx, release, config) })
 	init, err := chooseInit("/", config.Init)
 	if err != nil {
 		return err
 	}
 	b.settle(config, root, network())
+	if err := more(); err != nil {
+		b.warn(err)
+	}
 	return b.hand(config, root, init)
 }
 

@@ -52,6 +52,9 @@ func Main(ctx context.Context, args []string, version string) int {
 		first(ctx, version)
 		return 1
 	}
+	if name, ok := wantedModule(args); ok {
+		return loadModule(name)
+	}
 	fmt.Fprintln(os.Stderr, "banger-guest: this is the first process of a guest, and runs nowhere else")
 	return 2
 }

@@ -80,7 +80,11 @@ func start(t *testing.T, disks ...string) *vm {
 		"-netdev", "user,id=n0,restrict=on", "-device", "virtio-net-device,netdev=n0,mac=06:00:0a:53:00:03",
 	}
 	for i, d := range disks {
-		args = append(args, "-drive", fmt.Sprintf("if=none,id=d%d,file=%s,format=raw,cache=writeback", i, d),
+		readOnly := "off"
+		if filepath.Base(d) == kernel.DriveFile {
+			readOnly = "on"
+		}
+		args = append(args, "-drive", fmt.Sprintf("if=none,id=d%d,file=%s,format=raw,cache=writeback,readonly=%s", i, d, readOnly),
 			"-device", fmt.Sprintf("virtio-blk-device,drive=d%d", i))
 	}
 	cmd := exec.Command(qemu, args...)

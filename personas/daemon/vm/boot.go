@@ -19,7 +19,7 @@ import (
 const bootTimeout = 2 * time.Minute
 
 // boot waits for the guest, tells it what to become, and waits until it is.
-func (m *machine) boot(ctx context.Context, r *Record, progress func(api.Event)) error {
+func (m *machine) boot(ctx context.Context, r *Record, disks []disk, progress func(api.Event)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout,
 		&api.Error{Code: api.CodeTimeout, Message: fmt.Sprintf("the guest was not ready within %v", bootTimeout)})
 	defer cancel()
@@ -34,14 +34,14 @@ func (m *machine) boot(ctx context.Context, r *Record, progress func(api.Event))
 		case <-done:
 		}
 	}()
-	err := m.converse(ctx, r, progress)
+	err := m.converse(ctx, r, disks, progress)
 	if err != nil && context.Cause(ctx) != nil {
 		return context.Cause(ctx)
 	}
 	return err
 }
 
-func (m *machine) converse(ctx context.Context, r *Record, progress func(api.Event)) error {
+func (m *machine) converse(ctx context.Context, r *Record, disks []disk, progress func(api.Event)) error {
 	end := step(progress, "kernel")
 	conn, err := accept(ctx, m.hello)
 	if err != nil {
@@ -53,7 +53,7 @@ func (m *machine) converse(ctx context.Context, r *Record, progress func(api.Eve
 	}
 	end()
 	end = step(progress, "guest")
-	config, err := bootConfig(r)
+	config, err := bootConfig(r, disks)
 	if err != nil {
 		return err
 	}
@@ -85,12 +85,13 @@ func accept(ctx context.Context, l net.Listener) (net.Conn, error) {
 	return l.Accept()
 }
 
-func bootConfig(r *Record) (link.BootConfig, error) {
+func bootConfig(r *Record, disks []disk) (link.BootConfig, error) {
 	c := link.BootConfig{
 		Hostname:     r.Name,
 		MachineID:    machineID(r.ID),
 		FirstBoot:    r.StartedAt.IsZero(),
 		Disk:         link.Disk{Device: "vda", Grow: r.Spec.DiskBytes > r.Image.Bytes},
+		Modules:      device(disks, modulesDrive),
 		TimeUnixNano: time.Now().UnixNano(),
 		Entropy:      make([]byte, 64),
 		Init:         link.InitMode(r.Spec.Init),

@@ -26,12 +26,31 @@ func (s *Set) ownDisk(r *Record) string {
 	return filepath.Join(s.Records.Path(r.ID), "disk.ext4")
 }
 
-// disks lists the drives of a VM.
-func (s *Set) disks(r *Record) []disk {
+// disks lists the drives of a VM that boots b. The modules come last: the guest
+// finds the others by their place.
+func (s *Set) disks(r *Record, b Boot) []disk {
+	list := []disk{{"root", s.ownDisk(r), false}}
 	if r.Backend == api.BackendOverlay {
-		return []disk{{"image", r.Image.Path, true}, {"root", s.ownDisk(r), false}}
+		list = []disk{{"image", r.Image.Path, true}, list[0]}
 	}
-	return []disk{{"root", s.ownDisk(r), false}}
+	if b.Modules != "" {
+		list = append(list, disk{modulesDrive, b.Modules, true})
+	}
+	return list
+}
+
+// modulesDrive is the name of the drive with the kernel's modules.
+const modulesDrive = "modules"
+
+// device is the name that the guest's kernel gives to the drive called name, or
+// nothing where there is no such drive.
+func device(disks []disk, name string) string {
+	for i, d := range disks {
+		if d.name == name {
+			return "vd" + string(rune('a'+i))
+		}
+	}
+	return ""
 }
 
 // Create makes a VM from rec, whose Spec, Image, Kernel, VMM and Backend are

@@ -23,6 +23,9 @@ import (
 type Boot struct {
 	Kernel, Initrd             string // paths of files that the daemon owns
 	KernelSHA256, InitrdSHA256 string // in hex
+	// Modules is the path of a read-only drive of the kernel's modules. Empty:
+	// the kernel has none.
+	Modules string
 }
 
 // Set is every VM of the daemon. Fill the exported fields, call Load, and stop

@@ -54,7 +54,8 @@ func (s *Set) launch(ctx context.Context, v *VM, progress func(api.Event)) (*mac
 	if err != nil {
 		return nil, err
 	}
-	reply, files, err := s.startVMM(ctx, v, boot)
+	disks := s.disks(&rec, boot)
+	reply, files, err := s.startVMM(ctx, v, boot, disks)
 	if err != nil {
 		return nil, err
 	}
@@ -64,25 +65,25 @@ func (s *Set) launch(ctx context.Context, v *VM, progress func(api.Event)) (*mac
 	}
 	v.setMachine(m)  // its log can be read from now on
 	rec = v.record() // with the lease that startVMM may have renewed
-	if err := m.configure(ctx, cmp.Or(s.ConfigureTime, configureTimeout), &rec, s.disks(&rec), reply.Tap); err != nil {
+	if err := m.configure(ctx, cmp.Or(s.ConfigureTime, configureTimeout), &rec, disks, reply.Tap); err != nil {
 		return m, err
 	}
 	v.change(func() { v.rec.PID = reply.PID })
 	end()
-	return m, m.boot(ctx, &rec, progress)
+	return m, m.boot(ctx, &rec, disks, progress)
 }
 
 // startVMM asks the helper for a VMM, and gives it first what it turns out not
 // to have: a lease, after a reboot of the host, or the kernel and its initrd.
-func (s *Set) startVMM(ctx context.Context, v *VM, boot Boot) (ops.VMStartReply, []*os.File, error) {
+func (s *Set) startVMM(ctx context.Context, v *VM, boot Boot, disks []disk) (ops.VMStartReply, []*os.File, error) {
 	rec := v.record()
-	var disks []*os.File
+	var files []*os.File
 	defer func() {
-		for _, f := range disks {
+		for _, f := range files {
 			f.Close()
 		}
 	}()
-	for _, d := range s.disks(&rec) {
+	for _, d := range disks {
 		mode := os.O_RDWR
 		if d.readOnly {
 			mode = os.O_RDONLY
@@ -91,7 +92,7 @@ func (s *Set) startVMM(ctx context.Context, v *VM, boot Boot) (ops.VMStartReply,
 		if err != nil {
 			return ops.VMStartReply{}, nil, fmt.Errorf("open disk: %w", err)
 		}
-		disks = append(disks, f)
+		files = append(files, f)
 	}
 	for try := 0; ; try++ {
 		args := ops.VMStartArgs{
@@ -100,9 +101,9 @@ func (s *Set) startVMM(ctx context.Context, v *VM, boot Boot) (ops.VMStartReply,
 		}
 		if args.Handle != "" {
 			id := ops.WithRequestID(ctx, "start-"+rec.ID+"-"+randomHex(4))
-			reply, files, err := ops.VMStart.Call(id, s.Helper, args, disks...)
+			reply, got, err := ops.VMStart.Call(id, s.Helper, args, files...)
 			if !errors.Is(err, &ops.Error{Code: ops.NotFound}) || try == 2 {
-				return reply, files, err
+				return reply, got, err
 			}
 		}
 		if err := s.provide(ctx, v, boot); err != nil {

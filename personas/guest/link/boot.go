@@ -28,6 +28,9 @@ type BootConfig struct {
 	Hostname string `json:"hostname,omitempty"`
 	// Disk is where the root file system lies.
 	Disk Disk `json:"disk"`
+	// Modules is a read-only ext4 below /dev, as "vdb", with the modules of the
+	// guest's kernel. Empty leaves only those that the image has for it.
+	Modules string `json:"modules,omitempty"`
 	// Network configures one interface. Nil leaves only loopback.
 	Network *Network `json:"network,omitempty"`
 	// MachineID is what machine-id(5) is about: 32 lower-case hex digits that no
@@ -121,6 +124,7 @@ func (c BootConfig) Validate() error {
 		check(c.MachineID == "" || MachineID(c.MachineID), "machine id", c.MachineID),
 		check(device(c.Disk.Device), "disk device", c.Disk.Device),
 		check(c.Disk.Upper == "" || device(c.Disk.Upper), "upper disk device", c.Disk.Upper),
+		check(c.Modules == "" || device(c.Modules), "device of modules", c.Modules),
 		check(c.Disk.FSType == "" || word(c.Disk.FSType), "file system", c.Disk.FSType),
 		check(len(c.Entropy) <= 512, "entropy seed", "more than 512 bytes"),
 		check(c.Exec.Dir == "" || absolute(c.Exec.Dir), "working directory", c.Exec.Dir),

@@ -2,13 +2,12 @@ package rootfs
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"banger/personas/guest/modprobe"
 )
 
 // moduleList names the modules of the initrd, one path a line, in the order to
@@ -28,9 +27,9 @@ func LoadModules(release string) (failed []error) {
 	}
 	for path := range strings.FieldsSeq(string(list)) {
 		if !filepath.IsAbs(path) {
-			path = filepath.Join("/lib/modules", release, path)
+			path = filepath.Join(modprobe.Dir(release), path)
 		}
-		if err := loadModule(path); err != nil {
+		if err := modprobe.LoadFile(path); err != nil {
 			failed = append(failed, err)
 		}
 	}
@@ -49,7 +48,7 @@ func loadFileSystem(release, name string) error {
 	if slices.Contains(strings.Fields(string(known)), name) {
 		return nil
 	}
-	dir := filepath.Join("/lib/modules", release)
+	dir := modprobe.Dir(release)
 	table, err := os.ReadFile(filepath.Join(dir, "modules.dep"))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -57,43 +56,14 @@ func loadFileSystem(release, name string) error {
 	if err != nil {
 		return err
 	}
-	for _, path := range dependencies(string(table), name) {
-		err := loadModule(filepath.Join(dir, path))
+	for _, path := range modprobe.Dependencies(string(table), name) {
+		err := modprobe.LoadFile(filepath.Join(dir, path))
 		if errors.Is(err, os.ErrNotExist) {
 			continue // built in, or loaded: then it is not in the initrd
 		}
 		if err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// dependencies returns the files that modules.dep says to load for the module of
-// that name, in the order to load them.
-func dependencies(table, name string) []string {
-	for line := range strings.Lines(table) {
-		module, needs, ok := strings.Cut(strings.TrimSpace(line), ":")
-		if !ok || filepath.Base(module) != name+".ko" {
-			continue
-		}
-		// What is needed first stands last.
-		list := append([]string{module}, strings.Fields(needs)...)
-		slices.Reverse(list)
-		return list
-	}
-	return nil
-}
-
-func loadModule(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	err = unix.FinitModule(int(f.Fd()), "", 0)
-	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("load module %q: %w", path, err)
 	}
 	return nil
 }

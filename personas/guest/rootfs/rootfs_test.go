@@ -5,28 +5,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-func TestDependencies(t *testing.T) {
-	const table = `kernel/fs/overlayfs/overlay.ko:
-kernel/fs/ext4/ext4.ko: kernel/fs/jbd2/jbd2.ko kernel/fs/mbcache.ko kernel/lib/crc16.ko
-kernel/fs/myext4.ko: kernel/x.ko
-`
-	for name, want := range map[string][]string{
-		"overlay": {"kernel/fs/overlayfs/overlay.ko"},
-		"ext4":    {"kernel/lib/crc16.ko", "kernel/fs/mbcache.ko", "kernel/fs/jbd2/jbd2.ko", "kernel/fs/ext4/ext4.ko"},
-		"xfs":     nil,
-	} {
-		if got := dependencies(table, name); !slices.Equal(got, want) {
-			t.Errorf("%s: got %q, want %q", name, got, want)
-		}
-	}
-}
 
 func TestWaitDevice(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
