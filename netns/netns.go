@@ -59,6 +59,8 @@ type Namespace struct {
 	mtu    int
 	bridge uint32 // index of the bridge
 	uplink uint32 // index of the uplink's end on the host; zero where that is not known
+
+	removals sync.WaitGroup // of taps, that the kernel is not done with
 }
 
 // Dir is where named network namespaces are mounted, as for ip-netns(8).
@@ -160,8 +162,10 @@ func Open(cfg Config) (*Namespace, error) {
 	return n, nil
 }
 
-// Close closes the descriptors. The namespace itself stays.
+// Close closes the descriptors, once the kernel is done with the taps that were
+// removed. The namespace itself stays.
 func (n *Namespace) Close() error {
+	n.removals.Wait()
 	var err error
 	if n.rt != nil {
 		err = n.rt.Close()

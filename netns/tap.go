@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"banger/netns/rtnl"
 
@@ -108,7 +109,7 @@ func (n *Namespace) ensureDevice(t Tap) error {
 	case !n.ownsTap(l):
 		return ErrForeign
 	}
-	if err := gone(n.rt.DeleteLink(l.Index)); err != nil {
+	if err := n.deleteTap(l); err != nil {
 		return err
 	}
 	return n.makeDevice(t)
@@ -206,7 +207,7 @@ func (n *Namespace) RemoveTap(ctx context.Context, slot int) error {
 		return fmt.Errorf("remove tap %q: %w", tapName(slot), ErrForeign)
 	}
 	if err == nil {
-		err = n.rt.DeleteLink(l.Index)
+		err = n.deleteTap(l)
 	}
 	if err := gone(err); err != nil {
 		return fmt.Errorf("remove tap %q: %w", tapName(slot), err)
@@ -223,4 +224,33 @@ func (n *Namespace) RemoveTap(ctx context.Context, slot int) error {
 		return fmt.Errorf("remove filter of tap %q: %w", tapName(slot), edge(err))
 	}
 	return nil
+}
+
+// deleteTap deletes a device and returns when nobody can find it any more, and
+// its name is free. The kernel then goes on for some 12 ms, until it is sure that
+// no packet is on its way through what was the device: that wait has a connection
+// of its own, so that neither the caller nor another VM's tap has to share it.
+func (n *Namespace) deleteTap(l rtnl.Link) error {
+	c, err := rtnl.Dial(n.inner.fd())
+	if err != nil {
+		return err
+	}
+	deleted := make(chan error, 1)
+	n.removals.Go(func() {
+		defer c.Close()
+		deleted <- c.DeleteLink(l.Index)
+	})
+	// The kernel answers this question only when it is not in the midst of the
+	// removal, so that it is seldom asked twice.
+	for pause := 50 * time.Microsecond; ; pause *= 2 {
+		select {
+		case err := <-deleted:
+			return gone(err)
+		case <-time.After(pause):
+		}
+		now, err := n.rt.Link(l.Name)
+		if errors.Is(err, unix.ENODEV) || err == nil && now.Index != l.Index {
+			return nil
+		}
+	}
 }

@@ -223,3 +223,31 @@ func TestHundredthTapCostsWhatTheFirstDid(t *testing.T) {
 		t.Errorf("links left: %+v, %v", left, err)
 	}
 }
+
+// TestRemoveTapDoesNotWait: a removal is over when the device is out of sight,
+// not when the kernel has waited for the last packet that may be in it.
+func TestRemoveTapDoesNotWait(t *testing.T) {
+	_, cfg := newHost(t)
+	n := ensure(t, cfg)
+	tap := Tap{Slot: 3, VMID: "web", Policy: Internet}
+	took := func(remove func() error) time.Duration {
+		var times []time.Duration
+		for range 9 {
+			must(t, n.CreateTap(t.Context(), tap)) // its name is free at once
+			begin := time.Now()
+			must(t, remove())
+			times = append(times, time.Since(begin))
+		}
+		slices.Sort(times)
+		return times[len(times)/2]
+	}
+	kernel := took(func() error { return n.rt.DeleteLink(tapLink(t, n, 3).Index) })
+	ours := took(func() error { return n.RemoveTap(t.Context(), 3) })
+	t.Logf("the kernel takes %v for a device, a removal takes %v", kernel, ours)
+	if kernel < 8*time.Millisecond {
+		t.Skip("this kernel does not wait long")
+	}
+	if ours > kernel*3/4 {
+		t.Errorf("a removal takes %v, and the kernel alone %v", ours, kernel)
+	}
+}
