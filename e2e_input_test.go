@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -117,10 +118,23 @@ func TestBadKernels(t *testing.T) {
 		filepath.Join(dir, "text.deb"), "/bin/ls",
 	} {
 		r := h.Run(host.Root, "banger", "kernel", "import", "--name", "bad", file)
-		if r.Code != 125 || !strings.HasPrefix(lastError(r.Stderr), "banger: ") {
+		if r.Code != 125 || !strings.HasPrefix(lastError(r.Stderr), "banger: ") || !strings.Contains(r.Stderr, filepath.Base(file)) {
 			t.Errorf("%s: %v", file, r)
 		}
 		t.Logf("%s: %s", filepath.Base(file), lastError(r.Stderr))
+	}
+	// What root may read and the owner may not is called by its name too.
+	private := filepath.Join(dir, "private")
+	if err := errors.Join(os.Mkdir(private, 0o700), os.Mkdir(filepath.Join(private, "usr"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"kernel", "import", "--name", "bad", "--modules", private, "/bin/ls"}, {"image", "import", "--name", "bad", private},
+	} {
+		r := h.Run(host.Root, append([]string{"banger"}, args...)...)
+		if r.Code != 125 || !strings.Contains(r.Stderr, private+": permission denied") || strings.Contains(r.Stderr, "/proc/") {
+			t.Errorf("%q: %v", args, r)
+		}
 	}
 	if after := h.Must(host.Root, "find", "/var/lib/banger"); after != before {
 		t.Errorf("files are left: %v", host.Difference(strings.Fields(before), strings.Fields(after)))

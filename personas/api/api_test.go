@@ -145,6 +145,7 @@ func TestFiles(t *testing.T) {
 	defer null.Close()
 	a, b := pair(t)
 	before := openFiles(t)
+	names := []string{"a", "b", "c", "d"}
 	for _, sent := range []int{0, 1, 2, 3, 8, 9, 60} {
 		for want := range 4 {
 			files := make([]*os.File, sent)
@@ -154,11 +155,14 @@ func TestFiles(t *testing.T) {
 			if err := SendFiles(a, files...); err != nil {
 				t.Fatal(err)
 			}
-			got, err := RecvFiles(b, want)
+			got, err := RecvFiles(b, names[:want]...)
 			if (err == nil) != (sent == want) || len(got) > 0 && len(got) != want {
 				t.Errorf("sent %d, want %d: got %d, %v", sent, want, len(got), err)
 			}
-			for _, f := range got {
+			for i, f := range got {
+				if f.Name() != names[i] {
+					t.Errorf("descriptor %d is called %s", i, f.Name())
+				}
 				if flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
 					t.Errorf("a descriptor that programs inherit: %x, %v", flags, err)
 				}
@@ -170,7 +174,7 @@ func TestFiles(t *testing.T) {
 		t.Errorf("%d descriptors are open, before %d", n, before)
 	}
 	a.Close()
-	if _, err := RecvFiles(b, 1); err == nil {
+	if _, err := RecvFiles(b, "file"); err == nil {
 		t.Error("the end is no error")
 	}
 }

@@ -138,7 +138,7 @@ func (c *Client) Agent(ctx context.Context, name string) (*net.UnixConn, error) 
 		return nil, err
 	}
 	defer conn.Close()
-	files, err := RecvFiles(conn, 1)
+	files, err := RecvFiles(conn, "agent connection")
 	if err != nil {
 		return nil, fmt.Errorf("receive agent connection: %w", err)
 	}

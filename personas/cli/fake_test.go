@@ -306,11 +306,11 @@ func (d *fakeDaemon) importFile(w http.ResponseWriter, r *http.Request) {
 	json.NewDecoder(r.Body).Decode(&req)
 	conn := d.upgrade(w)
 	defer conn.Close()
-	n := 1
+	names := []string{"source"}
 	if req.Modules {
-		n = 2
+		names = append(names, "modules")
 	}
-	files, err := api.RecvFiles(conn, n)
+	files, err := api.RecvFiles(conn, names...)
 	if err != nil {
 		d.t.Error(err)
 		return

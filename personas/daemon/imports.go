@@ -67,7 +67,7 @@ const receiveTime = 10 * time.Second
 // importFrom takes the connection over, receives the descriptors, and streams
 // what run says. A client that goes away ends the import, and so does the end of
 // the daemon.
-func (d *Daemon) importFrom(w http.ResponseWriter, r *http.Request, files func(api.ImportRequest) int, run importer) error {
+func (d *Daemon) importFrom(w http.ResponseWriter, r *http.Request, names func(api.ImportRequest) []string, run importer) error {
 	var req api.ImportRequest
 	if err := readJSON(r, &req); err != nil {
 		return err
@@ -83,7 +83,7 @@ func (d *Daemon) importFrom(w http.ResponseWriter, r *http.Request, files func(a
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
 	conn.SetReadDeadline(time.Now().Add(receiveTime))
-	got, err := receive(conn, files(req))
+	got, err := receive(conn, names(req))
 	conn.SetReadDeadline(time.Time{})
 	e := &events{w: conn, flush: func() {}}
 	var result any
@@ -96,6 +96,7 @@ func (d *Daemon) importFrom(w http.ResponseWriter, r *http.Request, files func(a
 		defer watch.Wait()
 		defer conn.Close()
 		result, err = d.inTemp(func(dir string) (any, error) { return run(ctx, dir, req, got, e.emit) })
+		err = nameFiles(err, got)
 		for _, f := range got {
 			f.Close()
 		}
@@ -119,7 +120,7 @@ func (d *Daemon) inTemp(act func(dir string) (any, error)) (any, error) {
 }
 
 func (d *Daemon) importImage(w http.ResponseWriter, r *http.Request) error {
-	return d.importFrom(w, r, func(api.ImportRequest) int { return 1 }, d.imageInto)
+	return d.importFrom(w, r, func(req api.ImportRequest) []string { return []string{req.Source} }, d.imageInto)
 }
 
 func (d *Daemon) imageInto(ctx context.Context, dir string, req api.ImportRequest, files []*os.File, emit func(api.Event)) (any, error) {
@@ -186,8 +187,27 @@ func imageSource(ctx context.Context, f *os.File) (image.Source, func(), error) 
 }
 
 // openRoot opens the directory behind a descriptor.
-func openRoot(f *os.File) (*os.Root, error) {
-	return os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+func openRoot(f *os.File) (*os.Root, error) { return os.OpenRoot(procName(f)) }
+
+// procName leads to what f has open, and means nothing to anybody else.
+func procName(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
+
+// nameFiles makes err one for the user, who does not know files by our numbers:
+// what is below a directory is called by its real name.
+func nameFiles(err error, files []*os.File) error {
+	if err == nil {
+		return nil
+	}
+	e := explain(err, "")
+	for _, f := range files {
+		name, lerr := os.Readlink(procName(f))
+		if lerr != nil || !filepath.IsAbs(name) { // a pipe
+			name = f.Name()
+		}
+		number := regexp.MustCompile(regexp.QuoteMeta(procName(f)) + `\b`)
+		e.Message = number.ReplaceAllLiteralString(e.Message, name)
+	}
+	return e
 }
 
 // patientReader reads a pipe or a socket of somebody else's, whose mode must
@@ -215,13 +235,13 @@ func (p *patientReader) Read(b []byte) (int, error) {
 }
 
 func (d *Daemon) importKernel(w http.ResponseWriter, r *http.Request) error {
-	files := func(req api.ImportRequest) int {
+	names := func(req api.ImportRequest) []string {
 		if req.Modules {
-			return 2
+			return []string{req.Source, cmp.Or(req.Release, "modules")}
 		}
-		return 1
+		return []string{req.Source}
 	}
-	return d.importFrom(w, r, files, d.kernelInto)
+	return d.importFrom(w, r, names, d.kernelInto)
 }
 
 func (d *Daemon) kernelInto(ctx context.Context, dir string, req api.ImportRequest, files []*os.File, emit func(api.Event)) (any, error) {
@@ -264,7 +284,7 @@ func (d *Daemon) kernelInto(ctx context.Context, dir string, req api.ImportReque
 
 // nameBehind is the last element of the name that a directory was opened by.
 func nameBehind(f *os.File) string {
-	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	name, err := os.Readlink(procName(f))
 	if err != nil {
 		return "modules"
 	}

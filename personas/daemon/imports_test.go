@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"banger/personas/api"
 )
@@ -64,6 +67,31 @@ func TestImportFromPipe(t *testing.T) {
 	img, err := l.client.ImportImage(t.Context(), api.ImportRequest{Source: "-"}, r, nil)
 	if err != nil || img.Name != "imported" {
 		t.Errorf("got %+v, %v", img, err)
+	}
+}
+
+// Whatever an error says of a descriptor, the user is told the file's name.
+func TestErrorsNameFiles(t *testing.T) {
+	dir := t.TempDir()
+	d, err := os.Open(dir)
+	must(t, err)
+	defer d.Close()
+	r, w, err := os.Pipe()
+	must(t, err)
+	w.Close()
+	defer r.Close()
+	copied, err := unix.Dup(int(r.Fd()))
+	must(t, err)
+	pipe := os.NewFile(uintptr(copied), "standard input")
+	defer pipe.Close()
+	_, cause := os.Open(procName(d) + "/none")
+	err = nameFiles(fmt.Errorf("%w, %s, %s1", cause, procName(pipe), procName(d)), []*os.File{d, pipe})
+	want := fmt.Sprintf("open %s/none: no such file or directory, standard input, %s1", dir, procName(d))
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	if err := nameFiles(nil, nil); err != nil {
+		t.Errorf("success became %v", err)
 	}
 }
 

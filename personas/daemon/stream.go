@@ -105,8 +105,8 @@ func (d *Daemon) upgrade(w http.ResponseWriter, r *http.Request) (*net.UnixConn,
 }
 
 // receive takes the descriptors of an import.
-func receive(conn *net.UnixConn, n int) ([]*os.File, error) {
-	files, err := api.RecvFiles(conn, n)
+func receive(conn *net.UnixConn, names []string) ([]*os.File, error) {
+	files, err := api.RecvFiles(conn, names...)
 	if err != nil {
 		return nil, &api.Error{Code: api.CodeUsage, Message: "receive descriptors: " + err.Error()}
 	}
