@@ -3,6 +3,7 @@ package vm
 import (
 	"testing"
 
+	"banger/personas/api"
 	"banger/personas/guest/link"
 )
 
@@ -30,5 +31,32 @@ func TestMachineID(t *testing.T) {
 	}
 	if !b[0].FirstBoot || b[1].FirstBoot || !b[2].FirstBoot {
 		t.Errorf("first boots: %t, %t, %t", b[0].FirstBoot, b[1].FirstBoot, b[2].FirstBoot)
+	}
+}
+
+// The guest is told where its modules are, by the place that the drive has among
+// the others.
+func TestModulesDrive(t *testing.T) {
+	s := &Set{Records: newLab(t).Records}
+	for _, c := range []struct {
+		backend api.Backend
+		boot    Boot
+		want    string
+	}{
+		{api.BackendCopy, Boot{}, ""},
+		{api.BackendCopy, Boot{Modules: "/m"}, "vdb"},
+		{api.BackendOverlay, Boot{}, ""},
+		{api.BackendOverlay, Boot{Modules: "/m"}, "vdc"},
+	} {
+		r := &Record{ID: "0123456789abcdef", Backend: c.backend, Spec: api.VMSpec{Net: api.NetNone}}
+		disks := s.disks(r, c.boot)
+		config, err := bootConfig(r, disks)
+		must(t, err)
+		if config.Modules != c.want {
+			t.Errorf("%s, %q: modules on %q, want %q", c.backend, c.boot.Modules, config.Modules, c.want)
+		}
+		if last := disks[len(disks)-1]; c.want != "" && (!last.readOnly || last.path != "/m") {
+			t.Errorf("%s: the last drive is %+v", c.backend, last)
+		}
 	}
 }

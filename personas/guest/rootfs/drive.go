@@ -18,6 +18,8 @@ const (
 	// driveDir is where the drive of modules is mounted, below the directory of
 	// the kernel's release. The index on the drive says so too.
 	driveDir = "banger"
+	// nodeList is the part of the index that names devices.
+	nodeList = "modules.devname"
 	// Program is where the binary of PID 1 can be started from once the initrd
 	// is gone. Its name is that of a role.
 	Program = "/run/banger/banger-guest"
@@ -43,18 +45,20 @@ func MountModules(ctx context.Context, release, device string) error {
 	if err := mountDisk(path, target, "ext4", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC); err != nil {
 		return err
 	}
-	return errors.Join(linkIndex(dir), makeNodes(filepath.Join(dir, "modules.devname"), "/dev"))
+	return errors.Join(linkIndex(dir), makeNodes(filepath.Join(target, nodeList), "/dev"))
 }
 
 // linkIndex makes links to the files of the index, where there are none yet, nor
-// others that depmod has made since.
+// others that depmod has made since. The list of devices is left out: what it
+// asks for is done here, and systemd would start a kmod for it that an image may
+// not have.
 func linkIndex(dir string) error {
 	entries, err := os.ReadDir(filepath.Join(dir, driveDir))
 	if err != nil {
 		return fmt.Errorf("link index of modules: %w", err)
 	}
 	for _, e := range entries {
-		if !e.Type().IsRegular() {
+		if !e.Type().IsRegular() || e.Name() == nodeList {
 			continue
 		}
 		err := os.Symlink(filepath.Join(driveDir, e.Name()), filepath.Join(dir, e.Name()))
