@@ -31,7 +31,11 @@ func (o *Options) findOwner(h *host, old layout.Owner) (layout.Owner, error) {
 	case old.Name != "" && old.Name != name:
 		return layout.Owner{}, fmt.Errorf("%w: banger is installed for %s: uninstall it first", ErrRefused, old.Name)
 	}
-	u, err := user.Lookup(name)
+	lookup := o.lookup
+	if lookup == nil {
+		lookup = user.Lookup
+	}
+	u, err := lookup(name)
 	if err != nil {
 		return layout.Owner{}, fmt.Errorf("%w: owner %q: no such user", ErrRefused, name)
 	}

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"os/user"
 	"path/filepath"
 	"time"
 
@@ -49,6 +50,8 @@ type Options struct {
 	Out io.Writer
 	// Run runs a program. Nil really does.
 	Run func(ctx context.Context, argv ...string) error
+
+	lookup func(name string) (*user.User, error) // nil is user.Lookup
 }
 
 // Build is what a binary says of itself.
@@ -68,7 +71,7 @@ func Install(ctx context.Context, o Options) error {
 	}
 	text, err := record.Encode()
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	if err := h.copyFile(o.binary(), layout.Binary(record.Prefix), 0o755); err != nil {
 		return err

@@ -27,6 +27,7 @@ import (
 // Manager starts units: package systemd has the real one.
 type Manager interface {
 	Start(ctx context.Context, unit string) error
+	Close() error
 }
 
 // Launcher hands jails to the units that it starts.
@@ -144,24 +145,32 @@ func (l *Launcher) Start(ctx context.Context, s *jail.Spec) (*jail.Process, erro
 	defer cancel()
 	job := make(chan error, 1)
 	go func() { job <- m.Start(ctx, l.Name(s.ID)) }()
-	var path string
-	select {
-	case path = <-o.path:
-	case err := <-o.fail:
-		<-job
+	path, err := o.result(ctx, job)
+	if err != nil {
+		l.forget(m)
 		return nil, err
-	case err := <-job:
-		if err != nil {
-			l.forget(m)
-			select { // the unit's own word says more
-			case err = <-o.fail:
-			default:
-			}
-			return nil, err
-		}
-		path = <-o.path // said before the unit's process ended
 	}
 	return jail.Adopt(ctx, path)
+}
+
+// result waits for what the unit's process says, or for a job that fails without a
+// word from it.
+func (o *order) result(ctx context.Context, job <-chan error) (path string, err error) {
+	for {
+		select {
+		case path := <-o.path:
+			return path, nil
+		case err := <-o.fail:
+			return "", err
+		case err := <-job:
+			if err != nil {
+				return "", err
+			}
+			job = nil // the process has said something, or its connection ends
+		case <-ctx.Done():
+			return "", fmt.Errorf("wait for VM unit: %w", context.Cause(ctx))
+		}
+	}
 }
 
 // connect returns the connection to systemd, a new one if there is none.
@@ -186,6 +195,7 @@ func (l *Launcher) forget(m Manager) {
 	defer l.mu.Unlock()
 	if l.manager == m {
 		l.manager = nil
+		_ = m.Close() // it is of no use any more
 	}
 }
 

@@ -1,0 +1,385 @@
+package install
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"banger/install/layout"
+)
+
+// people are the users of the hosts in these tests.
+var people = map[string]user.User{
+	"alice":  {Uid: "1000", Gid: "1000", HomeDir: "/home/alice"},
+	"root":   {Uid: "0", Gid: "0", HomeDir: "/root"},
+	"daemon": {Uid: "1", Gid: "1", HomeDir: "/usr/sbin"},
+	"nobody": {Uid: "65534", Gid: "65534", HomeDir: "/nonexistent"},
+	"wheel":  {Uid: "1002", Gid: "0", HomeDir: "/home/wheel"},
+	"vm":     {Uid: "5001", Gid: "5001", HomeDir: "/home/vm"},
+	"homely": {Uid: "1003", Gid: "1003", HomeDir: "home"},
+}
+
+// options install below root for alice.
+func options(root string) Options {
+	return Options{
+		Owner: "alice", Root: root, Binary: "/bin/true", Out: new(bytes.Buffer),
+		Build:       Build{Version: "v1", Commit: "abc"},
+		UIDs:        layout.UIDs{First: 5000, Count: 100},
+		PlanNetwork: func(context.Context) (netip.Prefix, error) { return netip.MustParsePrefix("10.99.0.0/16"), nil },
+		Run:         func(context.Context, ...string) error { return errors.New("a package starts nothing") },
+		lookup: func(name string) (*user.User, error) {
+			u, ok := people[name]
+			if !ok {
+				return nil, user.UnknownUserError(name)
+			}
+			return &u, nil
+		},
+	}
+}
+
+// tree lists what is below root: paths, modes, link targets and contents.
+func tree(t *testing.T, root string) map[string]string {
+	t.Helper()
+	found := make(map[string]string)
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		content := ""
+		switch {
+		case d.Type() == fs.ModeSymlink:
+			content, err = os.Readlink(path)
+		case d.Type().IsRegular():
+			var data []byte
+			data, err = os.ReadFile(path)
+			content = string(data)
+		}
+		found[strings.TrimPrefix(path, root)] = info.Mode().String() + " " + content
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func TestInstallAndUninstallBelowRoot(t *testing.T) {
+	root := t.TempDir()
+	o := options(root)
+	if err := Install(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	for path, mode := range map[string]string{
+		"/usr/local/bin/banger":                     "-rwxr-xr-x",
+		"/usr/local/bin/bangerd":                    "Lrwxrwxrwx banger",
+		"/usr/local/bin/banger-helper":              "Lrwxrwxrwx banger",
+		"/etc/banger/install.toml":                  "-rw-r--r--",
+		"/etc/systemd/system/banger-vm@.service":    "-rw-r--r--",
+		"/etc/systemd/system/banger-helper.service": "-rw-r--r--",
+		"/etc/udev/rules.d/60-banger.rules":         "-rw-r--r--",
+	} {
+		if got := tree(t, root)[path]; !strings.HasPrefix(got, mode) {
+			t.Errorf("%s is %.40q, want %s", path, got, mode)
+		}
+	}
+	r, err := layout.Decode([]byte(strings.SplitN(tree(t, root)["/etc/banger/install.toml"], " ", 2)[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := layout.Owner{Name: "alice", UID: 1000, GID: 1000, Home: "/home/alice"}
+	if r.Owner != want || r.Version != "v1" || r.Network.String() != "10.99.0.0/16" || r.UIDs != o.UIDs {
+		t.Errorf("recorded %+v", r)
+	}
+
+	o.Owner = "" // known by now
+	said := new(bytes.Buffer)
+	o.Out = said
+	if err := Install(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	// The time of the installation is all that is new, if that.
+	if n := strings.Count(said.String(), "\n"); n > 1 || n == 1 && !strings.Contains(said.String(), "install.toml") {
+		t.Errorf("nothing was new, and yet:\n%s", said)
+	}
+
+	for _, dir := range []string{"/var/lib/banger/vms", "/var/lib/banger-helper/kernels", "/var/cache/banger"} {
+		if err := os.MkdirAll(root+dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Uninstall(t.Context(), Options{Root: root, Out: said}, false); err != nil {
+		t.Fatal(err)
+	}
+	left := regular(tree(t, root))
+	if len(left) > 0 || tree(t, root)["/var/lib/banger/vms"] == "" {
+		t.Errorf("uninstalled, and there is still %v; the owner's state: %v", left, tree(t, root)["/var/lib/banger/vms"])
+	}
+	if err := Uninstall(t.Context(), Options{Root: root, Out: said}, true); err != nil {
+		t.Fatal(err)
+	}
+	if tree(t, root)["/var/lib/banger"] != "" {
+		t.Error("purged, and the owner's state is still there")
+	}
+}
+
+// regular are the paths that are not directories.
+func regular(found map[string]string) (paths []string) {
+	for path, what := range found {
+		if what[0] != 'd' {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
+func TestDryRunChangesNothing(t *testing.T) {
+	root := t.TempDir()
+	o := options(root)
+	said := new(bytes.Buffer)
+	o.DryRun, o.Out = true, said
+	if err := Install(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if got := tree(t, root); len(got) != 1 {
+		t.Errorf("it made %v", got)
+	}
+	for _, f := range files {
+		if !strings.Contains(said.String(), "write "+f.path+" ") {
+			t.Errorf("it does not tell of %s", f.path)
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for name, change := range map[string]func(*Options){
+		"no owner":              func(o *Options) { o.Owner = "" },
+		"root":                  func(o *Options) { o.Owner = "root" },
+		"system user":           func(o *Options) { o.Owner = "daemon" },
+		"nobody":                func(o *Options) { o.Owner = "nobody" },
+		"group root":            func(o *Options) { o.Owner = "wheel" },
+		"uid of a VM":           func(o *Options) { o.Owner = "vm" },
+		"relative home":         func(o *Options) { o.Owner = "homely" },
+		"unknown user":          func(o *Options) { o.Owner = "carol" },
+		"shell":                 func(o *Options) { o.Owner = "alice;id" },
+		"unit specifier":        func(o *Options) { o.Owner = "a%i" },
+		"newline":               func(o *Options) { o.Owner = "alice\nUser=root" },
+		"path":                  func(o *Options) { o.Owner = "../alice" },
+		"relative prefix":       func(o *Options) { o.Prefix = "usr" },
+		"prefix with dots":      func(o *Options) { o.Prefix = "/usr/../tmp" },
+		"prefix with specifier": func(o *Options) { o.Prefix = "/opt/%h" },
+		"no Firecracker":        func(o *Options) { o.Firecracker = "/bin/true" },
+		"old Firecracker":       func(o *Options) { o.Firecracker = script("Firecracker v1.14.2") },
+		"no such file":          func(o *Options) { o.Firecracker = "/nonexistent" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			o := options(root)
+			scripts = t.TempDir()
+			change(&o)
+			err := Install(t.Context(), o)
+			if !errors.Is(err, ErrRefused) {
+				t.Errorf("%v is no refusal", err)
+			}
+			if got := tree(t, root); len(got) != 1 {
+				t.Errorf("refused, and yet it made %v", got)
+			}
+		})
+	}
+}
+
+var scripts string
+
+// script makes a program that says a line.
+func script(says string) string {
+	path := filepath.Join(scripts, "program")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\necho '"+says+"'\n"), 0o755); err != nil {
+		panic(err)
+	}
+	return path
+}
+
+func TestFirecrackerIsCopied(t *testing.T) {
+	root := t.TempDir()
+	scripts = t.TempDir()
+	o := options(root)
+	o.Firecracker = script("Firecracker v1.15.1")
+	if err := Install(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	r, err := layout.Decode(read(t, root+layout.Metadata))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Firecracker.Version != "1.15.1" || len(r.Firecracker.SHA256) != 64 || r.Firecracker.Path != firecrackerPath {
+		t.Errorf("recorded %+v", r.Firecracker)
+	}
+	if !bytes.Equal(read(t, root+firecrackerPath), read(t, o.Firecracker)) {
+		t.Error("the copy differs")
+	}
+	// An upgrade that names none keeps the one that is there.
+	o.Firecracker = ""
+	if err := Install(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if again, _ := layout.Decode(read(t, root+layout.Metadata)); again.Firecracker != r.Firecracker {
+		t.Errorf("after an upgrade: %+v", again.Firecracker)
+	}
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func TestForeignFilesStay(t *testing.T) {
+	for _, path := range []string{
+		"/etc/systemd/system/bangerd.service", "/etc/udev/rules.d/60-banger.rules", "/usr/local/bin/bangerd", "/etc/banger/install.toml",
+	} {
+		root := t.TempDir()
+		if err := os.MkdirAll(filepath.Dir(root+path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(root+path, []byte("somebody else's"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		before := tree(t, root)
+		o := options(root)
+		if err := Install(t.Context(), o); !errors.Is(err, ErrRefused) {
+			t.Errorf("%s: install: %v", path, err)
+		}
+		if err := Uninstall(t.Context(), Options{Root: root, Out: o.Out}, true); !errors.Is(err, ErrRefused) {
+			t.Errorf("%s: uninstall: %v", path, err)
+		}
+		if got := tree(t, root); fmt.Sprint(got) != fmt.Sprint(before) {
+			t.Errorf("%s: was %v, is %v", path, before, got)
+		}
+	}
+}
+
+func TestOwnerAndPrefixStay(t *testing.T) {
+	root := t.TempDir()
+	if err := Install(t.Context(), options(root)); err != nil {
+		t.Fatal(err)
+	}
+	before := fmt.Sprint(tree(t, root))
+	people["bob"] = user.User{Uid: "1010", Gid: "1010", HomeDir: "/home/bob"}
+	other, moved := options(root), options(root)
+	other.Owner = "bob"
+	moved.Prefix = "/opt"
+	for _, o := range []Options{other, moved} {
+		if err := Install(t.Context(), o); !errors.Is(err, ErrRefused) {
+			t.Errorf("owner %s, prefix %q: %v", o.Owner, o.Prefix, err)
+		}
+	}
+	if fmt.Sprint(tree(t, root)) != before {
+		t.Error("refused, and yet something has changed")
+	}
+}
+
+func TestOnlyRoots(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to make files of others")
+	}
+	dir := t.TempDir()
+	for d := dir; d != os.TempDir(); d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mk := func(name string, uid int, mode fs.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.Mkdir(path, 0o755), os.Chmod(path, mode), os.Chown(path, uid, 0)); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	link := filepath.Join(mk("links", 0, 0o755), "l")
+	if err := os.Symlink(mk("target", 1000, 0o755), link); err != nil {
+		t.Fatal(err)
+	}
+	for path, ok := range map[string]bool{
+		"/usr/bin": true, "/usr/bin/missing": true, "/bin": true, "/tmp/x": false,
+		mk("alices", 1000, 0o755): false, mk("group", 0, 0o775): false, mk("open", 0, 0o1777): false,
+		filepath.Join(dir, "alices/below"): false, filepath.Join(link, "below"): false,
+	} {
+		if err := onlyRoots(path); (err == nil) != ok {
+			t.Errorf("%s: %v, want ok %v", path, err, ok)
+		}
+	}
+}
+
+// The gates of CI: exposure as systemd-analyze(1) counts it, times ten.
+func TestUnitsAreHard(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("needs systemd-analyze")
+	}
+	for source, most := range map[string]string{"bangerd.service": "15", "banger-helper.service": "26"} {
+		out, err := exec.Command(analyze, "security", "--offline=true", "--no-pager", "--threshold="+most, unitFile(t, source)).CombinedOutput()
+		if err != nil {
+			t.Errorf("%s is above %s: %v\n%s", source, most, err, out)
+		}
+	}
+	// A negative control: without its sandbox it is above.
+	soft := filepath.Join(t.TempDir(), "soft.service")
+	if err := os.WriteFile(soft, []byte("[Service]\nExecStart=/bin/true\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := exec.Command(analyze, "security", "--offline=true", "--threshold=26", soft).Run(); err == nil {
+		t.Error("a unit without any sandbox passes")
+	}
+}
+
+// unitFile renders a unit for a test.
+func unitFile(t *testing.T, source string) string {
+	t.Helper()
+	data, err := render(source, &layout.Record{
+		Prefix: "/usr/local", Owner: layout.Owner{Name: "alice", UID: 1000, GID: 1000}, Network: netip.MustParsePrefix("10.99.0.0/16"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), source)
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Root without these can be stopped by the modes of files.
+func TestCapabilities(t *testing.T) {
+	data := string(read(t, unitFile(t, "banger-helper.service")))
+	for _, c := range []string{"CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE", "CAP_SETUID", "CAP_SYS_ADMIN", "CAP_SYS_MODULE"} {
+		if strings.Contains(data, c) {
+			t.Errorf("the helper has %s", c)
+		}
+	}
+	if data := string(read(t, unitFile(t, "bangerd.service"))); !strings.Contains(data, "\nCapabilityBoundingSet=\n") || !strings.Contains(data, "\nUser=1000\n") {
+		t.Error("bangerd is not an ordinary user without rights")
+	}
+}
+
+func TestParseUnits(t *testing.T) {
+	got := parseUnits([]byte("Id=a.service\nActiveState=active\nSubState=running\n\nId=b.socket\nActiveState=inactive\nSubState=dead\n"))
+	want := []Unit{{"a.service", "active (running)"}, {"b.socket", "inactive (dead)"}}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}

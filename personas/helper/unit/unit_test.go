@@ -1,0 +1,208 @@
+package unit
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"banger/fc/jail"
+)
+
+// fakeSystemd starts units by calling a function.
+type fakeSystemd struct {
+	start func(ctx context.Context, unit string) error
+}
+
+func (f *fakeSystemd) Start(ctx context.Context, unit string) error { return f.start(ctx, unit) }
+
+func (f *fakeSystemd) Close() error { return nil }
+
+// launcher serves a socket, and starts units with start.
+func launcher(t *testing.T, start func(context.Context, string) error) (*Launcher, string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root is served")
+	}
+	path := filepath.Join(t.TempDir(), "launch.sock")
+	l := &Launcher{
+		Name: func(id string) string { return "vm@" + id },
+		Dial: func(context.Context) (Manager, error) { return &fakeSystemd{start}, nil },
+	}
+	if err := l.Listen(t.Context(), path); err != nil {
+		t.Fatal(err)
+	}
+	return l, path
+}
+
+// file makes a file with this content.
+func file(t *testing.T, content string) *os.File {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	if _, err := f.WriteString(content); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func spec(t *testing.T) *jail.Spec {
+	return &jail.Spec{
+		ID: "web", Parent: "/jails", UID: 5, GID: 6, OwnerUID: 7, OwnerGID: 8, Shared: true, Binary: "/vmm", Args: []string{"vmm", "--x"},
+		System: true, Binds: []string{"/etc"}, KVM: true, Limits: jail.Limits{Files: 9, FileBytes: 10, Tasks: 11},
+		Kernel: file(t, "kernel"), Initrd: file(t, "initrd"), Log: file(t, "log"),
+		Disks: []jail.Disk{{File: file(t, "disk 0"), ReadOnly: true}, {File: file(t, "disk 1")}},
+	}
+}
+
+func content(t *testing.T, f *os.File) string {
+	t.Helper()
+	data, err := io.ReadAll(io.NewSectionReader(f, 0, 100))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// What one process says is what the other hears.
+func TestOrderArrivesWhole(t *testing.T) {
+	for _, withInitrd := range []bool{true, false} {
+		var path string
+		var got *jail.Spec
+		l, path := launcher(t, func(ctx context.Context, unit string) error {
+			if unit != "vm@web" {
+				t.Errorf("started %q", unit)
+			}
+			o, err := Take(ctx, path, "web")
+			if err != nil {
+				return err
+			}
+			got = o.Spec
+			return o.Failed(errors.New("enough"))
+		})
+		want := spec(t)
+		if !withInitrd {
+			want.Initrd = nil
+		}
+		if _, err := l.Start(t.Context(), want); err == nil || err.Error() != "enough" {
+			t.Fatalf("start: %v", err)
+		}
+		if (got.Initrd != nil) != withInitrd {
+			t.Fatalf("initrd: %v", got.Initrd)
+		}
+		texts := []string{content(t, got.Kernel), content(t, got.Log), content(t, got.Disks[0].File), content(t, got.Disks[1].File)}
+		if !slices.Equal(texts, []string{"kernel", "log", "disk 0", "disk 1"}) || withInitrd && content(t, got.Initrd) != "initrd" {
+			t.Errorf("files hold %q", texts)
+		}
+		if !got.Disks[0].ReadOnly || got.Disks[1].ReadOnly {
+			t.Error("which disk is read-only has changed")
+		}
+		a, b := *want, *got
+		a.Kernel, a.Initrd, a.Log, a.Disks = nil, nil, nil, nil
+		b.Kernel, b.Initrd, b.Log, b.Disks = nil, nil, nil, nil
+		if !slices.Equal(a.Args, b.Args) || !slices.Equal(a.Binds, b.Binds) {
+			t.Errorf("got %q %q", b.Args, b.Binds)
+		}
+		a.Args, a.Binds, b.Args, b.Binds = nil, nil, nil, nil
+		if a.ID != b.ID || a.Parent != b.Parent || a.UID != b.UID || a.GID != b.GID || a.OwnerUID != b.OwnerUID || a.OwnerGID != b.OwnerGID ||
+			a.Shared != b.Shared || a.Binary != b.Binary || a.System != b.System || a.KVM != b.KVM || a.Limits != b.Limits {
+			t.Errorf("got %+v, want %+v", b, a)
+		}
+	}
+}
+
+func TestStartFails(t *testing.T) {
+	var path string
+	for name, c := range map[string]struct {
+		start func(context.Context, string) error
+		want  string
+	}{
+		"the unit cannot start": {func(context.Context, string) error { return errors.New("job failed") }, "job failed"},
+		"the process dies with the order": {func(ctx context.Context, _ string) error {
+			o, err := Take(ctx, path, "web")
+			if err == nil {
+				o.conn.Close()
+			}
+			return err
+		}, "read from VM unit"},
+		"it says nonsense": {func(ctx context.Context, _ string) error {
+			o, err := Take(ctx, path, "web")
+			if err == nil {
+				_, err = o.conn.Write([]byte("{"))
+			}
+			return err
+		}, "read from VM unit"},
+		"there is no such jail": {func(ctx context.Context, _ string) error {
+			o, err := Take(ctx, path, "web")
+			if err != nil {
+				return err
+			}
+			return o.Built("/nonexistent/web-1")
+		}, "adopt VMM"},
+	} {
+		var l *Launcher
+		l, path = launcher(t, c.start)
+		_, err := l.Start(t.Context(), spec(t))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+		if len(l.pending) > 0 {
+			t.Errorf("%s: the order is still there", name)
+		}
+	}
+}
+
+// Who asks for a VM that nobody starts gets nothing, and so does a second one.
+func TestNobodyElseIsServed(t *testing.T) {
+	var path string
+	l, path := launcher(t, func(ctx context.Context, _ string) error {
+		o, err := Take(ctx, path, "web")
+		if err != nil {
+			return err
+		}
+		if _, err := Take(ctx, path, "web"); err == nil {
+			t.Error("the same jail was given twice")
+		}
+		return o.Failed(errors.New("enough"))
+	})
+	if _, err := Take(t.Context(), path, "web"); err == nil {
+		t.Error("a jail that nobody has ordered was given")
+	}
+	if _, err := l.Start(t.Context(), spec(t)); err == nil || err.Error() != "enough" {
+		t.Error(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("socket: %v, %v", info.Mode(), err)
+	}
+}
+
+func TestStartEndsWithItsContext(t *testing.T) {
+	l, _ := launcher(t, func(ctx context.Context, _ string) error { <-ctx.Done(); return context.Cause(ctx) })
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := l.Start(ctx, spec(t)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("start: %v", err)
+	}
+}
+
+func FuzzAssemble(f *testing.F) {
+	f.Add([]byte(`{"ID":"web","Initrd":true,"ReadOnly":[true]}`), 4)
+	f.Add([]byte(`{"ReadOnly":[]}`), 2)
+	f.Add([]byte(`{"Evil":1}`), 0)
+	f.Fuzz(func(t *testing.T, text []byte, n int) {
+		files := make([]*os.File, min(max(n, 0), 20))
+		s, err := assemble(text, files)
+		if err == nil && len(s.Disks) > len(files)-2 {
+			t.Errorf("%d disks of %d files", len(s.Disks), len(files))
+		}
+	})
+}
