@@ -10,8 +10,12 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // Role is one thing that the binary can be. argv[0] picks a role, never a
@@ -50,10 +54,24 @@ func Pick(roles []Role, argv []string) (Role, []string) {
 func SetName(name string) {
 	f, err := os.OpenFile("/proc/self/comm", os.O_WRONLY, 0)
 	if err != nil {
+		// The files in /proc are not one's own in a jail, whose binary nobody may
+		// read. The name of the first thread is that of the process too.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			setThreadName(name)
+		}
 		return
 	}
 	defer f.Close()
 	f.WriteString(name)
+}
+
+// setThreadName names the calling thread.
+func setThreadName(name string) {
+	if text, err := unix.BytePtrFromString(name); err == nil {
+		unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(text)), 0, 0, 0)
+	}
 }
 
 // Context returns a context that ends when the process is asked to: by SIGTERM,

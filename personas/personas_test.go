@@ -49,3 +49,17 @@ func TestSetName(t *testing.T) {
 		t.Errorf("the process is called %q, %v", got, err)
 	}
 }
+
+func TestSetThreadName(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before, err := os.ReadFile("/proc/thread-self/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer setThreadName(strings.TrimSpace(string(before)))
+	setThreadName("banger-vmm")
+	if got, err := os.ReadFile("/proc/thread-self/comm"); err != nil || string(got) != "banger-vmm\n" {
+		t.Errorf("the thread is called %q, %v", got, err)
+	}
+}
