@@ -21,6 +21,7 @@ import (
 
 	"banger/personas/api"
 	"banger/personas/daemon/catalog"
+	"banger/store"
 	"banger/store/image"
 	"banger/store/kernel"
 )
@@ -152,7 +153,11 @@ func (d *Daemon) imageInto(ctx context.Context, dir string, req api.ImportReques
 	if err := os.Chmod(path, 0o444); err != nil {
 		return nil, fmt.Errorf("import image: %w", err)
 	}
-	img := catalog.Image{Image: api.Image{
+	seal, err := sealFile(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("import image: %w", err)
+	}
+	img := catalog.Image{Seal: seal, Image: api.Image{
 		Name: req.Name, Digest: info.Digest, SizeBytes: info.SizeBytes,
 		Path: filepath.Join(d.images.Path(req.Name), file), Source: req.Source,
 		Distro: info.OSName, HasInit: info.Init != "",
@@ -299,6 +304,15 @@ func badInput(err error) error {
 		e.Code = api.CodeBadInput
 	}
 	return e
+}
+
+func sealFile(ctx context.Context, path string) (store.Seal, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return store.Seal{}, err
+	}
+	defer f.Close()
+	return store.SealFile(ctx, f)
 }
 
 func fileSHA256(path string) (string, error) {

@@ -70,6 +70,27 @@ func TestImportFromPipe(t *testing.T) {
 	}
 }
 
+// Abuse 61: an image is sealed when it is imported, and what has changed since is
+// no image to make a VM from.
+func TestTamperedImage(t *testing.T) {
+	l := newLab(t)
+	l.vm(t, api.VMSpec{Name: "web"})
+	img, err := l.client.Image(t.Context(), "debian")
+	must(t, err)
+	must(t, os.Chmod(img.Path, 0o644)) // alone that is nothing
+	l.vm(t, api.VMSpec{Name: "db"})
+	f, err := os.OpenFile(img.Path, os.O_WRONLY, 0)
+	must(t, err)
+	_, err = f.WriteAt([]byte("x"), img.SizeBytes-1)
+	must(t, err)
+	must(t, f.Close())
+	_, err = l.client.CreateVM(t.Context(), api.VMSpec{Name: "new", DiskBytes: 128 << 20}, nil)
+	wantCode(t, err, api.CodeConflict)
+	if vms, err := l.client.VMs(t.Context()); err != nil || len(vms) != 2 {
+		t.Errorf("VMs are %+v, %v", vms, err)
+	}
+}
+
 // Whatever an error says of a descriptor, the user is told the file's name.
 func TestErrorsNameFiles(t *testing.T) {
 	dir := t.TempDir()

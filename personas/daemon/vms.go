@@ -119,7 +119,7 @@ func (d *Daemon) plan(ctx context.Context, spec api.VMSpec) (rec vm.Record, unpi
 	}
 	rec.Spec = spec
 	rec.Image = vm.Image{
-		Name: img.Name, Digest: img.Digest, Path: img.Path, Bytes: img.SizeBytes, HasInit: img.HasInit,
+		Name: img.Name, Digest: img.Digest, Path: img.Path, Bytes: img.SizeBytes, Seal: img.Seal, HasInit: img.HasInit,
 		Env: img.Env, User: img.User, WorkDir: img.WorkDir,
 	}
 	rec.Kernel = vm.Kernel{Name: kernel.Name, Digest: kernel.Digest}

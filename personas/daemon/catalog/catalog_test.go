@@ -46,7 +46,7 @@ func (l *lab) publish(t *testing.T, name, digest string, isDefault bool) (Image,
 	dir, err := os.MkdirTemp(l.store.TempDir(), "item-")
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "image.ext4"), []byte(digest), 0o444))
-	return l.Publish(dir, Image{api.Image{Name: name, Digest: digest, Default: isDefault}})
+	return l.Publish(dir, Image{Image: api.Image{Name: name, Digest: digest, Default: isDefault}})
 }
 
 func digest(c string) string { return "sha256:" + strings.Repeat(c, 64) }
@@ -165,7 +165,7 @@ func TestDefault(t *testing.T) {
 	wantCode(t, err, api.CodeUsage)
 	// A crash while the mark moves leaves two: it is always the same one then.
 	for _, name := range []string{"b", "c"} {
-		must(t, store.Kind[Image](l.store, "images").Save(name, Image{api.Image{Name: name, Digest: digest(name), Default: true}}))
+		must(t, store.Kind[Image](l.store, "images").Save(name, Image{Image: api.Image{Name: name, Digest: digest(name), Default: true}}))
 	}
 	l.reopen(t)
 	for range 20 {
@@ -204,8 +204,8 @@ func TestDamagedItemsAreLeftOut(t *testing.T) {
 	l := newLab(t)
 	must2(l.publish(t, "a", digest("a"), false))(t)
 	images := store.Kind[Image](l.store, "images")
-	must(t, images.Save("b", Image{api.Image{Name: "a"}})) // another's name
-	must(t, images.Save("c", Image{api.Image{Name: "c"}}))
+	must(t, images.Save("b", Image{Image: api.Image{Name: "a"}})) // another's name
+	must(t, images.Save("c", Image{Image: api.Image{Name: "c"}}))
 	must(t, os.WriteFile(filepath.Join(images.Path("c"), "record.json"), []byte("{"), 0o600))
 	if damaged := l.reopen(t); len(damaged) != 2 {
 		t.Errorf("damaged are %v", damaged)

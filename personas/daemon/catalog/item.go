@@ -2,11 +2,15 @@ package catalog
 
 import (
 	"banger/personas/api"
+	"banger/store"
 	"banger/store/kernel"
 )
 
 // Image is an image as it is recorded.
-type Image struct{ api.Image }
+type Image struct {
+	api.Image
+	Seal store.Seal `json:"seal"` // of its file
+}
 
 // Label implements [Item].
 func (i Image) Label() (name, digest string, isDefault bool) { return i.Name, i.Digest, i.Default }

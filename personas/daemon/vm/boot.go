@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path"
+	"strings"
 	"time"
 
 	"banger/personas/api"
@@ -95,11 +97,7 @@ func bootConfig(r *Record, disks []disk) (link.BootConfig, error) {
 		TimeUnixNano: time.Now().UnixNano(),
 		Entropy:      make([]byte, 64),
 		Init:         link.InitMode(r.Spec.Init),
-		Exec: link.ExecDefaults{
-			Env:  append(append([]string{}, r.Image.Env...), r.Spec.Env...),
-			User: first(r.Spec.User, r.Image.User),
-			Dir:  first(r.Spec.WorkDir, r.Image.WorkDir),
-		},
+		Exec:         execDefaults(r),
 	}
 	if r.Backend == api.BackendOverlay {
 		c.Disk.Upper, c.Disk.Grow = "vdb", false
@@ -124,6 +122,22 @@ func bootConfig(r *Record, disks []disk) (link.BootConfig, error) {
 		Search:    []string{"vm"},
 	}
 	return c, nil
+}
+
+// execDefaults are the image's, and before them the VM's own. A record that an
+// earlier banger wrote may have of the image what no process can have.
+func execDefaults(r *Record) link.ExecDefaults {
+	d := link.ExecDefaults{User: first(r.Spec.User, r.Image.User), Dir: r.Spec.WorkDir}
+	for _, e := range r.Image.Env {
+		if api.CheckEnv(e) == nil {
+			d.Env = append(d.Env, e)
+		}
+	}
+	d.Env = append(d.Env, r.Spec.Env...)
+	if d.Dir == "" && r.Image.WorkDir != "" {
+		d.Dir = path.Join("/", strings.ReplaceAll(r.Image.WorkDir, "\x00", ""))
+	}
+	return d
 }
 
 // machineID derives the guest's machine id from the VM's: the same at every

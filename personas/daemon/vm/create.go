@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -31,7 +30,7 @@ func (s *Set) ownDisk(r *Record) string {
 func (s *Set) disks(r *Record, b Boot) []disk {
 	list := []disk{{"root", s.ownDisk(r), false}}
 	if r.Backend == api.BackendOverlay {
-		list = []disk{{"image", r.Image.Path, true}, list[0]}
+		list = []disk{{imageDrive, r.Image.Path, true}, list[0]}
 	}
 	if b.Modules != "" {
 		list = append(list, disk{modulesDrive, b.Modules, true})
@@ -39,8 +38,12 @@ func (s *Set) disks(r *Record, b Boot) []disk {
 	return list
 }
 
-// modulesDrive is the name of the drive with the kernel's modules.
-const modulesDrive = "modules"
+// Names of drives that others ask for: the image where the VM shares it, and the
+// kernel's modules.
+const (
+	imageDrive   = "image"
+	modulesDrive = "modules"
+)
 
 // device is the name that the guest's kernel gives to the drive called name, or
 // nothing where there is no such drive.
@@ -113,7 +116,7 @@ func (s *Set) make(ctx context.Context, v *VM, progress func(api.Event)) error {
 	}()
 	rec := v.record()
 	end := step(progress, "disk")
-	err := s.makeDisk(ctx, &rec)
+	err := s.makeDisk(ctx, v, &rec)
 	rerr := <-reserved
 	if rerr != nil {
 		return rerr
@@ -148,8 +151,8 @@ const reserveTimeout = 10 * time.Second
 // reserveBytes stays free on the host's file system whatever VMs are made.
 const reserveBytes = 256 << 20
 
-func (s *Set) makeDisk(ctx context.Context, r *Record) error {
-	origin, err := os.Open(r.Image.Path)
+func (s *Set) makeDisk(ctx context.Context, v *VM, r *Record) error {
+	origin, err := openImage(ctx, v)
 	if err != nil {
 		return fmt.Errorf("make disk: %w", err)
 	}

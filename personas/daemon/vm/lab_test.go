@@ -54,6 +54,7 @@ type host struct {
 	manner  string                  // of the guests: see guest.behave
 	grace   bool                    // guests do not shut down
 	boots   []link.BootConfig       // what guests were told, in order
+	disks   []string                // the first bytes of each disk of the VM that was started last
 }
 
 // guest is a lease, and its VM where it runs.
@@ -201,6 +202,12 @@ func (h *host) start(_ context.Context, call *ops.Call, a ops.VMStartArgs) (ops.
 	}
 	if g.alive() {
 		return ops.VMStartReply{}, nil, &ops.Error{Code: ops.Conflict, Message: "the VM runs already"}
+	}
+	h.disks = nil
+	for _, f := range call.Files {
+		head := make([]byte, 16)
+		n, _ := f.ReadAt(head, 0)
+		h.disks = append(h.disks, string(head[:n]))
 	}
 	h.killLocked(g)
 	if err := h.launch(g); err != nil {
@@ -489,6 +496,7 @@ func newLabIn(t testing.TB, dir string) *lab {
 	l := &lab{h: h, store: s, claim: time.Minute}
 	l.image = Image{Name: "image", Digest: "sha256:00", Path: filepath.Join(h.dir, "image.ext4"), Bytes: 64 << 10}
 	must(t, os.WriteFile(l.image.Path, make([]byte, l.image.Bytes), 0o444))
+	l.image.Seal = sealFile(t, l.image.Path)
 	for _, name := range []string{"kernel", "initrd"} {
 		must(t, os.WriteFile(filepath.Join(h.dir, name), []byte(name), 0o444))
 	}
@@ -539,6 +547,16 @@ func (l *lab) create(t testing.TB, rec Record) api.VM {
 }
 
 func ignore(api.Event) {}
+
+func sealFile(t testing.TB, path string) store.Seal {
+	t.Helper()
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	seal, err := store.SealFile(t.Context(), f)
+	must(t, err)
+	return seal
+}
 
 // wantState fails unless memory, disk and helper agree on the state of a VM.
 func (l *lab) wantState(t testing.TB, name string, want api.State) {

@@ -8,6 +8,7 @@ import (
 
 	"banger/ops"
 	"banger/personas/api"
+	"banger/store"
 )
 
 // Record is what is on disk of a VM. It is written before anything of the VM
@@ -36,14 +37,15 @@ type Record struct {
 
 // Image is what a VM needs to know of the image that it was made from.
 type Image struct {
-	Name    string   `json:"name"`
-	Digest  string   `json:"digest"`
-	Path    string   `json:"path"` // of the ext4 file
-	Bytes   int64    `json:"bytes"`
-	HasInit bool     `json:"has_init"`
-	Env     []string `json:"env,omitempty"`
-	User    string   `json:"user,omitempty"`
-	WorkDir string   `json:"work_dir,omitempty"`
+	Name    string     `json:"name"`
+	Digest  string     `json:"digest"`
+	Path    string     `json:"path"` // of the ext4 file
+	Bytes   int64      `json:"bytes"`
+	Seal    store.Seal `json:"seal"` // of the file
+	HasInit bool       `json:"has_init"`
+	Env     []string   `json:"env,omitempty"`
+	User    string     `json:"user,omitempty"`
+	WorkDir string     `json:"work_dir,omitempty"`
 }
 
 // Kernel is what a VM needs to know of its kernel.

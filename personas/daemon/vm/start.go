@@ -77,23 +77,11 @@ func (s *Set) launch(ctx context.Context, v *VM, progress func(api.Event)) (*mac
 // to have: a lease, after a reboot of the host, or the kernel and its initrd.
 func (s *Set) startVMM(ctx context.Context, v *VM, boot Boot, disks []disk) (ops.VMStartReply, []*os.File, error) {
 	rec := v.record()
-	var files []*os.File
-	defer func() {
-		for _, f := range files {
-			f.Close()
-		}
-	}()
-	for _, d := range disks {
-		mode := os.O_RDWR
-		if d.readOnly {
-			mode = os.O_RDONLY
-		}
-		f, err := os.OpenFile(d.path, mode, 0)
-		if err != nil {
-			return ops.VMStartReply{}, nil, fmt.Errorf("open disk: %w", err)
-		}
-		files = append(files, f)
+	files, err := openDisks(ctx, v, disks)
+	if err != nil {
+		return ops.VMStartReply{}, nil, err
 	}
+	defer closeAll(files)
 	for try := 0; ; try++ {
 		args := ops.VMStartArgs{
 			Handle: v.record().Lease.Handle, Kernel: boot.KernelSHA256, Initrd: boot.InitrdSHA256,
