@@ -42,6 +42,10 @@ type Limits struct {
 	// Tasks is the number of processes and threads of the VM's uid. There is none
 	// by default.
 	Tasks uint64
+	// MemoryBytes and CPUs are for those who start the VMM in a control group of its
+	// own. Start does not, and leaves them alone.
+	MemoryBytes uint64
+	CPUs        int
 }
 
 // Spec describes a VMM to start. Everything in it must have been checked by the

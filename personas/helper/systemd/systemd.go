@@ -100,7 +100,8 @@ type Property struct {
 	Value any
 }
 
-// SetProperties sets properties of a unit for as long as it is loaded.
+// SetProperties sets properties of a unit, until the host goes down or Revert takes
+// them back.
 func (m *Manager) SetProperties(ctx context.Context, unit string, properties []Property) error {
 	type wire struct {
 		Name  string
@@ -113,6 +114,15 @@ func (m *Manager) SetProperties(ctx context.Context, unit string, properties []P
 	call := m.object().CallWithContext(ctx, manager+".SetUnitProperties", 0, unit, true, list)
 	if call.Err != nil {
 		return fmt.Errorf("set properties of %s: %w", unit, call.Err)
+	}
+	return nil
+}
+
+// Revert takes back what SetProperties has set. It is no error if there is nothing.
+func (m *Manager) Revert(ctx context.Context, unit string) error {
+	call := m.object().CallWithContext(ctx, manager+".RevertUnitFiles", 0, []string{unit})
+	if call.Err != nil {
+		return fmt.Errorf("revert properties of %s: %w", unit, call.Err)
 	}
 	return nil
 }

@@ -22,11 +22,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/fc/jail"
+	"banger/personas/helper/systemd"
 )
 
 // Manager starts units: package systemd has the real one.
 type Manager interface {
 	Start(ctx context.Context, unit string) error
+	SetProperties(ctx context.Context, unit string, properties []systemd.Property) error
+	Revert(ctx context.Context, unit string) error
 	Close() error
 }
 
@@ -143,6 +146,12 @@ func (l *Launcher) Start(ctx context.Context, s *jail.Spec) (*jail.Process, erro
 
 	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
+	if p := limits(s.Limits); len(p) > 0 {
+		if err := m.SetProperties(ctx, l.Name(s.ID), p); err != nil {
+			l.forget(m)
+			return nil, err
+		}
+	}
 	job := make(chan error, 1)
 	go func() { job <- m.Start(ctx, l.Name(s.ID)) }()
 	path, err := o.result(ctx, job)
@@ -151,6 +160,30 @@ func (l *Launcher) Start(ctx context.Context, s *jail.Spec) (*jail.Process, erro
 		return nil, err
 	}
 	return jail.Adopt(ctx, path)
+}
+
+// limits are a VMM's as properties of its unit.
+func limits(l jail.Limits) (p []systemd.Property) {
+	if l.MemoryBytes > 0 {
+		p = append(p, systemd.Property{Name: "MemoryMax", Value: l.MemoryBytes})
+	}
+	if l.CPUs > 0 {
+		p = append(p, systemd.Property{Name: "CPUQuotaPerSecUSec", Value: uint64(l.CPUs) * uint64(time.Second/time.Microsecond)})
+	}
+	return p
+}
+
+// Forget takes back what was set for the VM's unit, once its VMM has ended.
+func (l *Launcher) Forget(ctx context.Context, id string) error {
+	m, err := l.connect(ctx)
+	if err != nil {
+		return err
+	}
+	if err := m.Revert(ctx, l.Name(id)); err != nil {
+		l.forget(m)
+		return err
+	}
+	return nil
 }
 
 // result waits for what the unit's process says, or for a job that fails without a

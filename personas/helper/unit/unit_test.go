@@ -12,11 +12,23 @@ import (
 	"time"
 
 	"banger/fc/jail"
+	"banger/personas/helper/systemd"
 )
 
 // fakeSystemd starts units by calling a function.
 type fakeSystemd struct {
 	start func(ctx context.Context, unit string) error
+	set   []systemd.Property
+}
+
+func (f *fakeSystemd) SetProperties(_ context.Context, _ string, p []systemd.Property) error {
+	f.set = append(f.set, p...)
+	return nil
+}
+
+func (f *fakeSystemd) Revert(context.Context, string) error {
+	f.set = nil
+	return nil
 }
 
 func (f *fakeSystemd) Start(ctx context.Context, unit string) error { return f.start(ctx, unit) }
@@ -32,7 +44,7 @@ func launcher(t *testing.T, start func(context.Context, string) error) (*Launche
 	path := filepath.Join(t.TempDir(), "launch.sock")
 	l := &Launcher{
 		Name: func(id string) string { return "vm@" + id },
-		Dial: func(context.Context) (Manager, error) { return &fakeSystemd{start}, nil },
+		Dial: func(context.Context) (Manager, error) { return &fakeSystemd{start: start}, nil },
 	}
 	if err := l.Listen(t.Context(), path); err != nil {
 		t.Fatal(err)
@@ -191,6 +203,24 @@ func TestStartEndsWithItsContext(t *testing.T) {
 	defer cancel()
 	if _, err := l.Start(ctx, spec(t)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("start: %v", err)
+	}
+}
+
+func TestLimitsAreSetAndTakenBack(t *testing.T) {
+	f := &fakeSystemd{start: func(context.Context, string) error { return errors.New("enough") }}
+	l, _ := launcher(t, nil)
+	l.Dial = func(context.Context) (Manager, error) { return f, nil }
+	s := spec(t)
+	s.Limits = jail.Limits{MemoryBytes: 1 << 30, CPUs: 3}
+	if _, err := l.Start(t.Context(), s); err == nil {
+		t.Fatal("it was started")
+	}
+	want := []systemd.Property{{Name: "MemoryMax", Value: uint64(1 << 30)}, {Name: "CPUQuotaPerSecUSec", Value: uint64(3e6)}}
+	if !slices.Equal(f.set, want) {
+		t.Errorf("set %v, want %v", f.set, want)
+	}
+	if err := l.Forget(t.Context(), s.ID); err != nil || f.set != nil {
+		t.Errorf("forget: %v, %v", err, f.set)
 	}
 }
 
