@@ -8,6 +8,8 @@ import (
 // Hello tells who answers. It changes nothing.
 var Hello = &Op[None, HelloReply]{Decl{
 	Name: "Hello", Doc: "tell version and network of the helper",
+	Attack: "say it in a version or with fields that nobody knows, or never end",
+	Shown:  []string{"ops TestHostileMessagesAreRefused", "ops TestSilentConnectionsAreDropped"},
 }}
 
 // HelloReply is the helper's view of itself.
@@ -31,12 +33,17 @@ const KVMUsable = "usable"
 // as banger's, as JSON.
 var Inventory = &Op[None, None]{Decl{
 	Name: "Inventory", Doc: "list every kernel object that is banger's", FilesOut: 1,
+	Needs:  "CAP_NET_ADMIN",
+	Attack: "learn of objects that are not banger's: the helper sees its own namespace only",
+	Shown:  []string{"netns TestInventorySeesPlantedLeftovers"},
 }}
 
 // Reconcile returns a memfd with a JSON array of [Reservation]: what the helper
 // holds. The daemon releases what it does not know.
 var Reconcile = &Op[None, None]{Decl{
 	Name: "Reconcile", Doc: "list the reservations that the helper holds", FilesOut: 1,
+	Attack: "learn handles of VMs that are another owner's: there is one owner, and others are turned away",
+	Shown:  []string{"ops TestForeignerIsTurnedAway"},
 }}
 
 // Reservation is what the helper holds for one VM.
@@ -54,6 +61,8 @@ type Reservation struct {
 // same.
 var VMReserve = &Op[None, VMReserveReply]{Decl{
 	Name: "VMReserve", Doc: "reserve slot, address and uid for a VM",
+	Attack: "take all slots, so that nothing works any more: nothing but his own VMs",
+	Shown:  []string{"personas/helper TestReserveIsLimited", "personas/helper TestReservationsOutliveTheHelper"},
 }}
 
 // VMReserveReply is a reservation as the daemon records it.
@@ -74,6 +83,9 @@ type VMReserveReply struct {
 // of the directory with the VMM's sockets, and the serial log for reading.
 var VMStart = &Op[VMStartArgs, VMStartReply]{Decl{
 	Name: "VMStart", Doc: "start the VMM of a reserved VM", MinFiles: 1, MaxFiles: MaxFilesIn, FilesOut: 5,
+	Needs:  "CAP_NET_ADMIN, CAP_CHOWN, CAP_FOWNER",
+	Attack: "hand over files that are not his, devices, fifos, links, files that change while they are looked at; start a VM twice, or on a disk that another writes",
+	Shown:  []string{"personas/helper TestDescriptorsThatAreRefused", "personas/helper TestCheckedDescriptorStaysTheFile", "personas/helper TestClaims", "fc/jail TestJail"},
 }}
 
 // The VMMs that VMStart knows.
@@ -125,18 +137,26 @@ type VMStartReply struct {
 // that lost them.
 var VMReconnect = &Op[HandleArgs, VMStartReply]{Decl{
 	Name: "VMReconnect", Doc: "hand out a running VM's descriptors again", FilesOut: 5,
+	Attack: "get at a VM by guessing: a handle has 128 random bits",
+	Shown:  []string{"personas/helper TestReserve"},
 }}
 
 // VMStop kills the VMM, if it still runs, and removes tap and jail. The
 // reservation stays. It returns once the process is gone.
 var VMStop = &Op[HandleArgs, None]{Decl{
 	Name: "VMStop", Doc: "kill a VMM, remove its tap and jail",
+	Needs:  "CAP_NET_ADMIN, CAP_KILL",
+	Attack: "have a process killed that is no VMM: there is no pid to name, and the VMM is known by pidfd",
+	Shown:  []string{"fc/jail TestAdoptProves", "personas/helper TestStopWhileStarting"},
 }}
 
 // VMRelease does what VMStop does and gives up the reservation. A handle that
 // is gone is success.
 var VMRelease = &Op[HandleArgs, None]{Decl{
 	Name: "VMRelease", Doc: "stop a VM and give up its reservation",
+	Needs:  "CAP_NET_ADMIN, CAP_KILL, CAP_CHOWN, CAP_FOWNER",
+	Attack: "have files removed that a VMM has linked into its jail, or more than there are",
+	Shown:  []string{"fc/jail TestReleasePlanted", "fc/jail TestReleaseCrossesNoMount", "personas/helper TestRacingReleases"},
 }}
 
 // HandleArgs names a VM.
@@ -152,6 +172,8 @@ func (a HandleArgs) Validate() error { return checkHandle(a.Handle) }
 // compares the digest, and publishes.
 var KernelPut = &Op[KernelPutArgs, KernelPutReply]{Decl{
 	Name: "KernelPut", Doc: "keep a kernel or an initrd by digest", MaxFiles: 1,
+	Attack: "keep a content under another one's digest, fill the disk, change it afterwards",
+	Shown:  []string{"personas/helper TestKernelThatIsRefusedLeavesNothing", "personas/helper TestKernelOnFullDisk", "personas/helper TestKernelThatIsTooLarge"},
 }}
 
 // KernelPutArgs names the content.
@@ -170,6 +192,9 @@ type KernelPutReply struct {
 // NetPolicy changes what a running VM may reach, at once.
 var NetPolicy = &Op[NetPolicyArgs, None]{Decl{
 	Name: "NetPolicy", Doc: "change what a VM may reach",
+	Needs:  "CAP_NET_ADMIN",
+	Attack: "open what separates VMs, or reach the host: there are three policies, and none does",
+	Shown:  []string{"personas/helper TestPolicy", "netns TestPolicies"},
 }}
 
 // NetPolicyArgs names the VM and its new policy.
@@ -190,6 +215,9 @@ func (a NetPolicyArgs) Validate() error {
 // listening TCP.
 var Resolver = &Op[None, None]{Decl{
 	Name: "Resolver", Doc: "hand out the DNS sockets of the guests' gateway", FilesOut: 2,
+	Needs:  "CAP_NET_BIND_SERVICE",
+	Attack: "answer for names that are not his: to his own guests he may say what he likes",
+	Shown:  []string{"personas/daemon/names TestHostAsks"},
 }}
 
 func checkHandle(h string) error {

@@ -48,6 +48,12 @@ type Decl struct {
 	// MinFiles and MaxFiles bound the descriptors in a request, FilesOut is
 	// their number in a reply.
 	MinFiles, MaxFiles, FilesOut int
+
+	// Needs are the capabilities that it takes, Attack is what someone who owns the
+	// owner's account could try with it, and Shown the tests that show that he fails,
+	// as "folder Test". All three are for docs/ops.md, which is made of this.
+	Needs, Attack string
+	Shown         []string
 }
 
 // Op is one privileged operation with arguments A and reply R. Both are flat
