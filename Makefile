@@ -13,6 +13,9 @@ build: ## a static ./banger
 	$(GO) generate ./personas/guest/binary
 	$(GO) build -tags embedguest -trimpath -buildvcs=false -ldflags '-s -w $(STAMP)' -o banger .
 
+deb: build ## a Debian package that installs, upgrades and uninstalls as ./banger does
+	install/deb/build.sh $(VERSION)
+
 assets: ## kernels and root file systems, for tests
 	testdata/assets.sh
 
@@ -43,6 +46,6 @@ quickstart: ## from a bare Debian machine to a command in a VM
 	testdata/quickstart.sh
 
 clean:
-	rm -f banger personas/guest/binary/banger-guest coverage.out
+	rm -f banger banger_*.deb personas/guest/binary/banger-guest coverage.out
 
-.PHONY: build assets test race fuzz bench lint quickstart clean
+.PHONY: build deb assets test race fuzz bench lint quickstart clean
