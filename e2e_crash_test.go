@@ -2,6 +2,8 @@ package main_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -110,4 +112,35 @@ func TestDeadVMIsTold(t *testing.T) {
 	h.Must(host.Root, "banger", "vm", "start", "web")
 	h.Must(host.Root, "banger", "vm", "exec", "web", "--", "true")
 	h.Must(host.Root, "banger", "vm", "delete", "--force", "web")
+}
+
+// TestDamagedRecordIsTold: beside a record that was torn everything else works,
+// and doctor says which it is and what to do.
+func TestDamagedRecordIsTold(t *testing.T) {
+	h := bootHost(t)
+	h.Must(host.Root, "banger", "vm", "create", "--name", "torn")
+	h.Must(host.Root, "banger", "vm", "create", "--name", "sound")
+	torn := showVM(t, h, "torn")
+	h.StopDaemons()
+	record := filepath.Join(filepath.Dir(torn.Disk), "record.json")
+	if err := os.Truncate(h.Path(record), 100); err != nil {
+		t.Fatal(err)
+	}
+	list := h.Must(host.Root, "banger", "vm", "list")
+	if !strings.Contains(list, "sound") || !strings.Contains(list, "damaged") {
+		t.Errorf("vm list:\n%s", list)
+	}
+	giveUp := "banger vm delete --force " + filepath.Base(filepath.Dir(record))
+	for _, user := range []host.User{host.Root, host.Owner} {
+		r := h.Run(user, "banger", "doctor")
+		told := strings.Contains(r.Stdout, filepath.Dir(record)) && strings.Contains(r.Stdout, giveUp)
+		if r.Code != 1 && user == host.Root || told != (user == host.Root) {
+			t.Errorf("doctor: %v", r)
+		}
+	}
+	h.Must(host.Root, "sh", "-c", strings.Replace(giveUp, "banger", h.Banger(), 1))
+	h.Must(host.Root, "banger", "vm", "delete", "sound")
+	if r := h.Run(host.Root, "banger", "doctor"); !strings.Contains(r.Stdout, "all can be read") {
+		t.Errorf("doctor: %v", r)
+	}
 }

@@ -85,6 +85,10 @@ func (s *Store) cleanUp() error {
 	return nil
 }
 
+// Reader returns the store in dir for [Records.Look] alone. It is not locked, and
+// needs no closing.
+func Reader(dir string) *Store { return &Store{Dir: dir} }
+
 // Close gives the lock back.
 func (s *Store) Close() error { return s.lock.Close() }
 
@@ -178,30 +182,53 @@ func (r *Records[T]) Delete(id string) error {
 // Load reads all records, and tells those that cannot be read. What a crash left
 // of a Save is removed: a folder without a record, a file that was not renamed.
 func (r *Records[T]) Load() (map[string]T, []Damage, error) {
-	entries, err := os.ReadDir(r.dir)
+	recs, damaged, bare, err := r.readAll()
 	if err != nil {
 		return nil, nil, fmt.Errorf("load records: %w", err)
 	}
-	recs := make(map[string]T)
-	var damaged []Damage
+	for _, id := range bare {
+		if err := r.Delete(id); err != nil {
+			return nil, nil, fmt.Errorf("load records: %w", err)
+		}
+	}
+	for id := range recs {
+		if err := removeUnfinished(r.Path(id)); err != nil {
+			return nil, nil, fmt.Errorf("load records: %w", err)
+		}
+	}
+	return recs, damaged, nil
+}
+
+// Look is Load for who is not the writer: it changes nothing.
+func (r *Records[T]) Look() (map[string]T, []Damage, error) {
+	recs, damaged, _, err := r.readAll()
+	if err != nil {
+		return nil, nil, fmt.Errorf("look at records: %w", err)
+	}
+	return recs, damaged, nil
+}
+
+// readAll returns all records, those that cannot be read, and the folders that
+// have none.
+func (r *Records[T]) readAll() (recs map[string]T, damaged []Damage, bare []string, err error) {
+	entries, err := os.ReadDir(r.dir)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	recs = make(map[string]T)
 	for _, e := range entries {
 		id := e.Name()
 		rec, err := r.load(id)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			err = r.Delete(id)
-		case errors.Is(err, ErrCorrupt):
+			bare = append(bare, id)
+		case err != nil:
 			damaged = append(damaged, Damage{ID: id, Path: r.Path(id), Err: err})
-			continue
-		case err == nil:
+		default:
 			recs[id] = rec
-			err = removeUnfinished(r.Path(id))
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("load records: %w", err)
 		}
 	}
-	return recs, damaged, nil
+	return recs, damaged, bare, nil
 }
 
 func (r *Records[T]) load(id string) (rec T, err error) {

@@ -104,6 +104,40 @@ func TestCorruptRecordIsToldAndKept(t *testing.T) {
 	}
 }
 
+// Whoever only looks changes nothing, and whatever was planted in a record's place
+// leads nowhere and holds nobody up.
+func TestLookChangesNothing(t *testing.T) {
+	s := open(t)
+	vms := Kind[rec](s, "vms")
+	must(t, vms.Save("good", rec{"a"}))
+	must(t, os.Mkdir(vms.Path("half"), 0o700))
+	must(t, os.WriteFile(filepath.Join(vms.Path("good"), unfinished+"1"), nil, 0o600))
+	for id, plant := range map[string]func(path string) error{
+		"torn":   func(p string) error { return os.WriteFile(p, []byte(`{"Na`), 0o600) },
+		"link":   func(p string) error { return os.Symlink(filepath.Join(vms.Path("good"), recordFile), p) },
+		"pipe":   func(p string) error { return unix.Mkfifo(p, 0o600) },
+		"folder": func(p string) error { return os.Mkdir(p, 0o700) },
+	} {
+		must(t, os.Mkdir(vms.Path(id), 0o700))
+		must(t, plant(filepath.Join(vms.Path(id), recordFile)))
+	}
+	must(t, os.WriteFile(vms.Path("file"), nil, 0o600))
+	got, damaged, err := Kind[rec](Reader(s.Dir), "vms").Look()
+	if err != nil || len(got) != 1 || got["good"].Name != "a" || len(damaged) != 5 {
+		t.Errorf("got %v, %v, %v", got, damaged, err)
+	}
+	for _, d := range damaged {
+		if !errors.Is(d.Err, ErrCorrupt) || !strings.Contains(d.Err.Error(), d.Path) {
+			t.Errorf("%s: %v", d.ID, d.Err)
+		}
+	}
+	for _, left := range []string{"half", "good/" + unfinished + "1"} {
+		if _, err := os.Lstat(vms.Path(left)); err != nil {
+			t.Errorf("looking has removed something: %v", err)
+		}
+	}
+}
+
 func TestPublishNeverReplaces(t *testing.T) {
 	s := open(t)
 	images := Kind[rec](s, "images")

@@ -99,6 +99,10 @@ type Host struct {
 	// Disks probes the ways to make a disk in a directory, which exists. Nil
 	// leaves the check out.
 	Disks func(ctx context.Context, dir string) Result
+
+	// Records reads the records in the state directory, which may not exist yet.
+	// Nil leaves the check out.
+	Records func(ctx context.Context, dir string) Result
 }
 
 // Checks is the table of all checks of a host.
@@ -130,6 +134,9 @@ func Checks(h Host) []Check {
 	)
 	if h.Disks != nil {
 		checks = append(checks, Check{"disks", func(ctx context.Context) Result { return h.Disks(ctx, h.stateDir()) }})
+	}
+	if h.Records != nil {
+		checks = append(checks, Check{"records", func(ctx context.Context) Result { return h.Records(ctx, h.StateDir) }})
 	}
 	return append(checks,
 		Check{"tun", h.tun},

@@ -10,6 +10,7 @@ import (
 	"banger/fc/kvm"
 	"banger/install/doctor"
 	"banger/install/inventory"
+	"banger/personas/daemon"
 	"banger/store/disk"
 )
 
@@ -23,7 +24,7 @@ const (
 var Scope = inventory.Scope{Jails: []string{"/run/banger-helper/jails"}, FirstUID: FirstUID, UIDs: UIDs}
 
 // Host is the host to look at, with the probes.
-var Host = doctor.Host{KVM: checkKVM, Disks: checkDisks}
+var Host = doctor.Host{KVM: checkKVM, Disks: checkDisks, Records: checkRecords}
 
 // checkKVM judges what a probe found: without KVM VMs work, and are slow.
 func checkKVM(ctx context.Context) doctor.Result {
@@ -59,4 +60,24 @@ func checkDisks(_ context.Context, dir string) doctor.Result {
 		return doctor.Result{Status: doctor.Fail, Detail: "no backend works in " + dir, Hint: "use another file system for " + dir}
 	}
 	return doctor.Result{Status: doctor.OK, Detail: fmt.Sprintf("%s works in %s; %s is used", strings.Join(works, ", "), dir, disk.Choose(findings))}
+}
+
+// checkRecords judges what lies in a state directory: beside damaged records a
+// daemon runs, without what they are of.
+func checkRecords(_ context.Context, dir string) doctor.Result {
+	damaged, err := daemon.Damaged(dir)
+	if err != nil {
+		return doctor.Result{Status: doctor.Info, Detail: "not looked at: " + err.Error(), Hint: "run this as root, or as the owner of " + dir}
+	}
+	if len(damaged) == 0 {
+		return doctor.Result{Status: doctor.OK, Detail: "all can be read in " + dir}
+	}
+	var what, giveUp []string
+	for _, d := range damaged {
+		what, giveUp = append(what, d.Err.Error()), append(giveUp, d.GiveUp)
+	}
+	return doctor.Result{
+		Status: doctor.Fail, Detail: fmt.Sprintf("%d cannot be read: %s", len(damaged), strings.Join(what, "; ")),
+		Hint: "put record.json back from a backup and restart bangerd, or give up what it is of: " + strings.Join(giveUp, "; "),
+	}
 }

@@ -32,25 +32,46 @@ type Catalog[T Item[T]] struct {
 
 	// mu guards the fields that follow. It is held over the writing of a record,
 	// so that memory and disk agree on the default.
-	mu    sync.Mutex
-	items map[string]T
-	pins  map[string]int // by name: VMs that are being made from it
+	mu      sync.Mutex
+	items   map[string]T
+	damaged map[string]store.Damage
+	pins    map[string]int // by name: VMs that are being made from it
 }
 
-// Open reads a catalogue. Items that cannot be read are left out, and told.
+// Open reads a catalogue. Items that cannot be read are not listed, and told.
 func Open[T Item[T]](kind string, records *store.Records[T], inUse func(kind, name string) string) (*Catalog[T], []store.Damage, error) {
 	items, damaged, err := records.Load()
 	if err != nil {
 		return nil, nil, err
 	}
+	damaged = append(damaged, takeLiars(records, items)...)
+	c := &Catalog[T]{kind: kind, records: records, inUse: inUse, items: items, pins: make(map[string]int)}
+	c.damaged = make(map[string]store.Damage)
+	for _, d := range damaged {
+		c.damaged[d.ID] = d
+	}
+	return c, damaged, nil
+}
+
+// Look tells which items cannot be read. It changes nothing.
+func Look[T Item[T]](records *store.Records[T]) ([]store.Damage, error) {
+	items, damaged, err := records.Look()
+	if err != nil {
+		return nil, err
+	}
+	return append(damaged, takeLiars(records, items)...), nil
+}
+
+// takeLiars takes out of items those that say that they are others.
+func takeLiars[T Item[T]](records *store.Records[T], items map[string]T) (liars []store.Damage) {
 	for id, item := range items {
 		if name, _, _ := item.Label(); name != id {
 			delete(items, id)
-			damaged = append(damaged, store.Damage{ID: id, Path: records.Path(id),
-				Err: fmt.Errorf("%s %q: %w: it calls itself %q", kind, id, store.ErrCorrupt, name)})
+			liars = append(liars, store.Damage{ID: id, Path: records.Path(id),
+				Err: fmt.Errorf("load record %s: %w: it calls itself %q", records.Path(id), store.ErrCorrupt, name)})
 		}
 	}
-	return &Catalog[T]{kind: kind, records: records, inUse: inUse, items: items, pins: make(map[string]int)}, damaged, nil
+	return liars
 }
 
 // List returns all items, by name.
@@ -92,6 +113,10 @@ func (c *Catalog[T]) findLocked(name string) (T, error) {
 		return found[0], nil
 	}
 	var none T
+	if d, ok := c.damaged[name]; ok {
+		return none, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("%s %s: %v", c.kind, name, d.Err),
+			HintText: fmt.Sprintf("mend %s and restart bangerd, or give it up: banger %s delete %s", d.Path, c.kind, name)}
+	}
 	return none, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("no %s is named %q", c.kind, name),
 		HintText: fmt.Sprintf("see which there are: banger %s list", c.kind)}
 }
@@ -164,7 +189,7 @@ func (c *Catalog[T]) Publish(from string, item T) (T, error) {
 	err := c.records.Publish(name, from, item.WithDefault(false))
 	if errors.Is(err, fs.ErrExist) {
 		return item, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("%s %s exists and cannot be read", c.kind, name),
-			HintText: "look at " + c.records.Path(name)}
+			HintText: fmt.Sprintf("look at %s, or give it up: banger %s delete %s", c.records.Path(name), c.kind, name)}
 	}
 	if err != nil {
 		return item, err
@@ -196,15 +221,18 @@ func (c *Catalog[T]) makeDefaultLocked(name string) (T, error) {
 	return chosen, nil
 }
 
-// Delete removes an item that no VM uses, with its files.
+// Delete removes an item that no VM uses, with its files, also a damaged one.
 func (c *Catalog[T]) Delete(name string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	item, err := c.findLocked(name)
-	if err != nil {
-		return err
+	label := name
+	if _, damaged := c.damaged[name]; !damaged {
+		item, err := c.findLocked(name)
+		if err != nil {
+			return err
+		}
+		label, _, _ = item.Label()
 	}
-	label, _, _ := item.Label()
 	if vm := c.inUse(c.kind, label); vm != "" {
 		return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("%s %s is used by VM %s", c.kind, label, vm),
 			HintText: "delete the VMs first that were made from it"}
@@ -216,5 +244,6 @@ func (c *Catalog[T]) Delete(name string) error {
 		return err
 	}
 	delete(c.items, label)
+	delete(c.damaged, label)
 	return nil
 }

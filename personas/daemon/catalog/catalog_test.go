@@ -213,6 +213,20 @@ func TestDamagedItemsAreLeftOut(t *testing.T) {
 	if list := l.List(); len(list) != 1 || list[0].Name != "a" {
 		t.Errorf("listed are %v", list)
 	}
+	if damaged, err := Look(images); err != nil || len(damaged) != 2 {
+		t.Errorf("a look finds %v, %v", damaged, err)
+	}
 	_, err := l.publish(t, "c", digest("c"), false)
 	wantCode(t, err, api.CodeConflict)
+	_, err = l.Find("c")
+	wantCode(t, err, api.CodeConflict)
+	// They can be given up, and their names are free then.
+	l.inUse = "web"
+	wantCode(t, l.Delete("c"), api.CodeConflict)
+	l.inUse = ""
+	for _, name := range []string{"b", "c"} {
+		must(t, l.Delete(name))
+		wantCode(t, l.Delete(name), api.CodeNotFound)
+		must2(l.publish(t, name, digest(name), false))(t)
+	}
 }

@@ -24,24 +24,47 @@ func (s *Set) Load(ctx context.Context) ([]store.Damage, error) {
 	defer s.mu.Unlock()
 	s.open, s.shut = context.WithCancel(context.WithoutCancel(ctx))
 	s.vms, s.names, s.damaged = make(map[string]*VM), make(map[string]*VM), make(map[string]store.Damage)
-	for _, id := range slices.Sorted(maps.Keys(recs)) {
-		rec := recs[id]
-		err := rec.check(id)
-		if err == nil && s.names[rec.Name] != nil {
-			err = fmt.Errorf("it has the name of VM %s", s.names[rec.Name].rec.ID)
-		}
-		if err != nil {
-			err = fmt.Errorf("load record %s: %w: %v", s.Records.Path(id), store.ErrCorrupt, err)
-			damaged = append(damaged, store.Damage{ID: id, Path: s.Records.Path(id), Err: err})
-			continue
-		}
+	good, liars := sound(s.Records, recs)
+	for _, rec := range good {
 		v := newVM(rec)
 		s.vms[rec.ID], s.names[rec.Name] = v, v
 	}
+	damaged = append(damaged, liars...)
 	for _, d := range damaged {
 		s.damaged[d.ID] = d
 	}
 	return damaged, nil
+}
+
+// Look tells which records cannot be read, or cannot be what they say. It changes
+// nothing.
+func Look(records *store.Records[Record]) ([]store.Damage, error) {
+	recs, damaged, err := records.Look()
+	if err != nil {
+		return nil, err
+	}
+	_, liars := sound(records, recs)
+	return append(damaged, liars...), nil
+}
+
+// sound parts the records that can be what they say, by id, from the others.
+func sound(records *store.Records[Record], recs map[string]Record) (good []Record, liars []store.Damage) {
+	names := make(map[string]string) // of ids
+	for _, id := range slices.Sorted(maps.Keys(recs)) {
+		rec := recs[id]
+		err := rec.check(id)
+		if other, taken := names[rec.Name]; err == nil && taken {
+			err = fmt.Errorf("it has the name of VM %s", other)
+		}
+		if err != nil {
+			err = fmt.Errorf("load record %s: %w: %v", records.Path(id), store.ErrCorrupt, err)
+			liars = append(liars, store.Damage{ID: id, Path: records.Path(id), Err: err})
+			continue
+		}
+		names[rec.Name] = id
+		good = append(good, rec)
+	}
+	return good, liars
 }
 
 // Reconcile brings world and records together, once: what runs is adopted, what
