@@ -5,7 +5,7 @@ BUILT   := $(shell git log -1 --format=%cI 2>/dev/null)
 export STAMP := -X banger/personas.Version=$(VERSION) -X banger/personas.Commit=$(COMMIT) -X banger/personas.Built=$(BUILT)
 LINTER  := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 RACED   := ./fc/... ./ops/... ./store/... ./personas/...
-ALL     := ./... ./testdata/host ./testdata/quickvmm ./testdata/testsum
+ALL     := ./... ./testdata/host ./testdata/lab/... ./testdata/quickvmm ./testdata/testsum
 
 export CGO_ENABLED := 0
 
@@ -37,6 +37,10 @@ fuzz: ## every fuzz target, 10 s each
 bench: assets build ## what banger costs, as ratios
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m .
 
+lab: build ## a shell on a throw-away host with systemd; TIER=host for one with KVM
+	testdata/assets.sh linux-image-cloud.deb debian.tar debian-systemd.tar lab.tar
+	$(GO) run ./testdata/lab shell -tier $(or $(TIER),ns)
+
 lint: ## formatting, vet, staticcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
 	$(GO) vet $(ALL)
@@ -48,4 +52,4 @@ quickstart: ## from a bare Debian machine to a command in a VM
 clean:
 	rm -f banger banger_*.deb personas/guest/binary/banger-guest coverage.out
 
-.PHONY: build deb assets test race fuzz bench lint quickstart clean
+.PHONY: build deb assets test race fuzz bench lab lint quickstart clean
