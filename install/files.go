@@ -19,7 +19,7 @@ var sources embed.FS
 const mark = "Written by \"banger system install\"; changes are lost with the next one."
 
 // TmpfilesConf makes the directories below /run at each boot.
-const TmpfilesConf = "/usr/lib/tmpfiles.d/banger.conf"
+const TmpfilesConf = "/etc/tmpfiles.d/banger.conf"
 
 // files is everything that the installer writes from a template.
 var files = []struct{ source, path string }{

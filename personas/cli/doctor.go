@@ -2,31 +2,60 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 
+	"banger/install"
 	"banger/install/doctor"
+	"banger/install/layout"
+	"banger/personas"
 	"banger/personas/cli/bringup"
 )
 
 // doctorCmd is `banger doctor`.
-type doctorCmd struct{}
+type doctorCmd struct {
+	Fix bool `help:"Put an installation in order, saying what is done: files, units, network. VMs run on. Needs root."`
+}
 
 // Help returns examples.
 func (doctorCmd) Help() string {
-	return `Only reads, and starts nothing. Each line that is not ok says what to do. The exit code is 1 if a check has failed.
+	return `Only reads, and starts nothing, unless --fix is given. Each line that is not ok says what to do. The exit code is 1 if a check has failed.
 
     banger doctor
+    sudo banger doctor --fix
     banger doctor --output json | jq '.[] | select(.status != "ok")'`
 }
 
 // Run prints the checks.
-func (doctorCmd) Run(ctx context.Context, a *app) error {
+func (c doctorCmd) Run(ctx context.Context, a *app) error {
+	record, err := layout.Load(layout.Metadata)
+	installed := err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if c.Fix {
+		if !installed {
+			return &usageError{message: "there is no installation to put in order", hint: `without --fix, each line says what to do`}
+		}
+		if err := (installCmd{}).Run(ctx, a); err != nil {
+			return err
+		}
+	}
 	host := a.config.Host
 	if host.StateDir == "" {
 		host.StateDir = a.stateDir(ctx)
 	}
-	lines := doctor.Run(ctx, doctor.Checks(host))
+	if installed {
+		host.Firecracker = record.Firecracker.Path
+	}
+	checks := doctor.Checks(host)
+	if installed {
+		version, _, _ := personas.BuildInfo()
+		checks = append(checks, install.Checks(record, version)...)
+	}
+	lines := doctor.Run(ctx, checks)
 	if err := a.printChecks(lines); err != nil {
 		return err
 	}

@@ -40,6 +40,10 @@ func (d *Daemon) resolveOnce(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("host's address: %w", err)
 	}
+	gateway, err := netip.ParseAddr(hello.Gateway)
+	if err != nil {
+		return fmt.Errorf("gateway's address: %w", err)
+	}
 	_, files, err := ops.Resolver.Call(ctx, d.helper, ops.None{})
 	if err != nil {
 		return err
@@ -58,7 +62,7 @@ func (d *Daemon) resolveOnce(ctx context.Context) error {
 		return fmt.Errorf("take resolver sockets: %v, %v", uerr, terr)
 	}
 	server := &names.Server{
-		Lookup: d.vms.Lookup, Reverse: d.vms.Reverse, Prefix: prefix.Masked(), Host: host,
+		Lookup: d.vms.Lookup, Reverse: d.vms.Reverse, Prefix: prefix.Masked(), Host: host, Gateway: gateway,
 		Upstream: names.Upstream(names.HostConfig),
 	}
 	return server.Serve(ctx, pc, ln)

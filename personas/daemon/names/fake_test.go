@@ -113,6 +113,7 @@ func serve(t *testing.T, prefix string, ups ...*upstreamServer) string {
 		Lookup:   func(name string) (netip.Addr, bool) { return web, name == "web" },
 		Reverse:  func(a netip.Addr) (string, bool) { return "web", a == web },
 		Prefix:   netip.MustParsePrefix(prefix),
+		Gateway:  netip.MustParseAddr("127.0.0.1"),
 		Host:     netip.MustParseAddr(hostAddr),
 		Upstream: func() []netip.AddrPort { return servers },
 	}

@@ -49,6 +49,8 @@ type Server struct {
 	// Host is the host itself, whose own resolver asks for names of VMs. It gets
 	// those and no others: what is not ours it knows better. Zero is nobody.
 	Host netip.Addr
+	// Gateway is what the name _banger stands for.
+	Gateway netip.Addr
 	// Upstream returns the resolvers to be asked, best first. It is called for
 	// every query that is forwarded.
 	Upstream func() []netip.AddrPort

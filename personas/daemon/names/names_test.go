@@ -29,6 +29,7 @@ func TestLocalNames(t *testing.T) {
 		{"web.vm.", dnsmessage.TypeAAAA, 0, ""},
 		{"db.vm.", dnsmessage.TypeA, dnsmessage.RCodeNameError, ""},
 		{"www.web.vm.", dnsmessage.TypeA, dnsmessage.RCodeNameError, ""},
+		{"_banger.vm.", dnsmessage.TypeA, 0, "127.0.0.1"},
 		{"vm.", dnsmessage.TypeNS, 0, ""},
 		{"77.0.0.127.in-addr.arpa.", dnsmessage.TypePTR, 0, "web.vm."},
 		{"78.0.0.127.in-addr.arpa.", dnsmessage.TypePTR, dnsmessage.RCodeNameError, ""},
