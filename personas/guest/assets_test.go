@@ -45,7 +45,7 @@ func asset(t *testing.T, name string) string {
 	}
 	path := filepath.Join(dir, name)
 	if _, err := os.Stat(path); err != nil {
-		t.Skipf("boots a guest, and needs %s: run testdata/assets.sh", name)
+		t.Skipf("boots a guest, and needs %s: run testdata/assets.sh %s", name, name)
 	}
 	return path
 }
