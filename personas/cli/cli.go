@@ -28,6 +28,9 @@ type Config struct {
 	// also starts it if nobody answers; elsewhere it is never started.
 	Socket string
 
+	// Root is where the kernel of this host is looked for. Empty is "/".
+	Root string
+
 	// Scope says where the inventory looks besides the usual places.
 	Scope inventory.Scope
 

@@ -64,6 +64,8 @@ type fakeDaemon struct {
 	held   chan struct{} // a hold was taken
 	got    []byte        // the content of the last import
 	req    api.ImportRequest
+	take   func(req api.ImportRequest, files []*os.File) // what an import does, if not nil
+	root   string                                        // of the host that banger runs on
 	server *http.Server
 }
 
@@ -315,6 +317,11 @@ func (d *fakeDaemon) importFile(w http.ResponseWriter, r *http.Request) {
 		d.t.Error(err)
 		return
 	}
+	d.with(func() {
+		if d.take != nil {
+			d.take(req, files)
+		}
+	})
 	got, _ := io.ReadAll(files[0])
 	d.mu.Lock()
 	d.got, d.req = got, req
@@ -351,7 +358,9 @@ func (d *fakeDaemon) call(args ...string) result {
 	}
 	dir := d.t.TempDir()
 	in, out, errOut := file("/dev/null"), file(dir+"/out"), file(dir+"/err")
-	a := &app{config: testConfig(d.socket), in: in, out: out, err: errOut, requestID: "test-1"}
+	config := testConfig(d.socket)
+	config.Root = d.root
+	a := &app{config: config, in: in, out: out, err: errOut, requestID: "test-1"}
 	code := a.main(d.t.Context(), args)
 	for _, f := range []*os.File{in, out, errOut} {
 		f.Close()

@@ -2,9 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -42,7 +39,7 @@ func (kernelImportCmd) Help() string {
 
 // Run imports a kernel.
 func (c *kernelImportCmd) Run(ctx context.Context, a *app) error {
-	src, err := c.open()
+	src, err := c.open(a.config.Root)
 	if err != nil {
 		return err
 	}
@@ -87,12 +84,13 @@ func (s *kernelSource) close() {
 	}
 }
 
-func (c *kernelImportCmd) open() (*kernelSource, error) {
+// open opens what is to be imported; root is where the host's own kernel is.
+func (c *kernelImportCmd) open(root string) (*kernelSource, error) {
 	switch {
 	case c.Host && (c.Source != "" || c.Modules != ""):
 		return nil, usagef("--host takes neither a file nor --modules")
 	case c.Host:
-		return openHostKernel()
+		return openHostKernel(root)
 	case c.Source == "":
 		return nil, &usageError{"neither a file nor --host is given", `see "banger kernel import --help"`}
 	case c.Source == "-":
@@ -124,25 +122,6 @@ func openKernel(path, modules string) (*kernelSource, error) {
 	}
 	s.release = filepath.Base(abs)
 	return s, nil
-}
-
-// openHostKernel opens the kernel that runs. What is missing is said, with how
-// to get it.
-func openHostKernel() (*kernelSource, error) {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return nil, fmt.Errorf("find running kernel: %w", err)
-	}
-	release := unix.ByteSliceToString(u.Release[:])
-	s, err := openKernel("/boot/vmlinuz-"+release, "/lib/modules/"+release)
-	if err == nil {
-		return s, nil
-	}
-	if _, statErr := os.Stat("/boot/vmlinuz-" + release); errors.Is(statErr, fs.ErrPermission) || os.IsPermission(err) {
-		return nil, withHint(fmt.Errorf("open kernel of this host: %w", err), `run "sudo banger kernel import --host"`)
-	}
-	return nil, withHint(fmt.Errorf("open kernel of this host: %w", err),
-		"the running kernel %s has no file here, as in a container or after an upgrade; import a kernel package instead: banger kernel import linux-image-*.deb", release)
 }
 
 // kernelListCmd is `banger kernel list`.

@@ -7,10 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"banger/store/kernel/bzimage"
 	"banger/store/kernel/deb"
@@ -35,43 +32,6 @@ type Source struct {
 	// Config is the kernel's configuration, if neither in the package nor in the
 	// kernel itself. It may be empty.
 	Config string
-}
-
-// Host returns the source that is the kernel of the running host.
-func Host() (Source, error) {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return Source{}, fmt.Errorf("ask for the running kernel: %w", err)
-	}
-	return host("/", unix.ByteSliceToString(u.Release[:]))
-}
-
-// host looks for the files of a kernel release where distributions keep them.
-func host(root, release string) (Source, error) {
-	s := Source{
-		Path:    firstFile(root, "boot/vmlinuz-"+release, "lib/modules/"+release+"/vmlinuz", "boot/vmlinux-"+release),
-		Modules: firstFile(root, "lib/modules/"+release),
-		Config:  firstFile(root, "boot/config-"+release, "lib/modules/"+release+"/config"),
-	}
-	if s.Path == "" {
-		return Source{}, fmt.Errorf("find the running kernel: no file for release %q in /boot or /lib/modules: %w",
-			release, fs.ErrNotExist)
-	}
-	return s, nil
-}
-
-func firstFile(root string, names ...string) string {
-	for _, name := range names {
-		if p := filepath.Join(root, name); exists(p) {
-			return p
-		}
-	}
-	return ""
-}
-
-func exists(p string) bool {
-	_, err := os.Stat(p)
-	return err == nil
 }
 
 // format is what a file turns out to be.

@@ -1,0 +1,156 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"banger/personas/api"
+	"banger/store/kernel"
+)
+
+func TestHostKernelIsWhereDistributionsPutIt(t *testing.T) {
+	const release = "6.1.0-test"
+	for name, c := range map[string]struct {
+		files []string
+		want  string
+	}{
+		"Debian":           {[]string{"boot/vmlinuz-" + release, "boot/vmlinuz-5.0", "boot/vmlinux-" + release}, "boot/vmlinuz-" + release},
+		"Fedora, Arch":     {[]string{"lib/modules/" + release + "/vmlinuz"}, "lib/modules/" + release + "/vmlinuz"},
+		"not compressed":   {[]string{"boot/vmlinux-" + release}, "boot/vmlinux-" + release},
+		"another's, alone": {[]string{"boot/vmlinuz-5.0"}, "boot/vmlinuz-" + release}, // which is told to be missing
+	} {
+		root := t.TempDir()
+		for _, f := range c.files {
+			plant(t, filepath.Join(root, f), "kernel")
+		}
+		image, modules := hostKernel(root, release)
+		if image != filepath.Join(root, c.want) || modules != filepath.Join(root, "lib/modules", release) {
+			t.Errorf("%s: got %s and %s", name, image, modules)
+		}
+	}
+	if image, modules := hostKernel("", release); image != "/boot/vmlinuz-"+release || modules != "/lib/modules/"+release {
+		t.Errorf("of this host: %s and %s", image, modules)
+	}
+}
+
+// A whole host as Debian makes one, up to a kernel that guests boot.
+func TestImportHostKernel(t *testing.T) {
+	d := newFake(t)
+	d.root = debianRoot(t)
+	var info kernel.Info
+	var err error
+	d.take = func(req api.ImportRequest, files []*os.File) {
+		info, err = importKernel(t, req, files)
+	}
+	got := d.call("kernel", "import", "--host", "--name", "host")
+	if got.code != 0 || got.out != "host\n" || err != nil {
+		t.Fatalf("exit %d, %q, %v", got.code, got.err, err)
+	}
+	if !info.BzImage || !strings.Contains(info.Release, "cloud") || len(info.Modules.Boot) == 0 || len(info.Missing) != 0 {
+		t.Errorf("imported is %+v", info)
+	}
+	if req := d.request(); req.Release != running(t) || req.Source != d.root+"/boot/vmlinuz-"+running(t) {
+		t.Errorf("the request was %+v", req)
+	}
+}
+
+func TestHostKernelThatIsNotThere(t *testing.T) {
+	d := newFake(t)
+	d.root = t.TempDir()
+	image := d.root + "/boot/vmlinuz-" + running(t)
+	for _, c := range []struct{ plant, want string }{
+		{"", "open " + image + ": no such file or directory"},
+		{image, "modules: open " + d.root + "/lib/modules/" + running(t) + ": no such file or directory"},
+	} {
+		if c.plant != "" {
+			plant(t, c.plant, "kernel")
+		}
+		got := d.call("kernel", "import", "--host")
+		if got.code == 0 || !strings.Contains(got.err, c.want) || !strings.Contains(got.err, "import a kernel package instead") {
+			t.Errorf("exit %d, %q; want %q", got.code, got.err, c.want)
+		}
+	}
+	if log := d.log(); log != "" {
+		t.Errorf("the daemon was asked: %s", log)
+	}
+}
+
+// debianRoot unpacks Debian's kernel package as the kernel that runs here.
+func debianRoot(t *testing.T) string {
+	t.Helper()
+	cache := os.Getenv("BANGER_TEST_CACHE")
+	if cache == "" {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			t.Skip("no cache directory: ", err)
+		}
+		cache = filepath.Join(user, "banger-test")
+	}
+	pkg := filepath.Join(cache, "linux-image-cloud.deb")
+	if _, err := os.Stat(pkg); err != nil {
+		t.Skipf("no Debian kernel package at %s: run testdata/assets.sh", pkg)
+	}
+	root := t.TempDir()
+	if out, err := exec.Command("dpkg-deb", "-x", pkg, root).CombinedOutput(); err != nil {
+		t.Skipf("dpkg-deb: %v\n%s", err, out)
+	}
+	modules := "/lib/modules/"
+	if _, err := os.Stat(root + modules); err != nil {
+		modules = "/usr/lib/modules/" // merged
+	}
+	for pattern, link := range map[string]string{
+		root + "/boot/vmlinuz-*": root + "/boot/vmlinuz-" + running(t),
+		root + modules + "*":     root + "/lib/modules/" + running(t),
+	} {
+		found, err := filepath.Glob(pattern)
+		if err != nil || len(found) != 1 {
+			t.Fatalf("%s: %v, %v", pattern, found, err)
+		}
+		if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(found[0], link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+// importKernel does what bangerd does with what it gets.
+func importKernel(t *testing.T, req api.ImportRequest, files []*os.File) (kernel.Info, error) {
+	if len(files) != 2 {
+		return kernel.Info{}, fmt.Errorf("%d files came", len(files))
+	}
+	modules, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", files[1].Fd()))
+	if err != nil {
+		return kernel.Info{}, err
+	}
+	defer modules.Close()
+	src := kernel.Source{Path: req.Source, File: files[0], Modules: req.Release, ModulesFS: modules.FS()}
+	return kernel.Import(t.Context(), src, filepath.Join(t.TempDir(), "kernel"))
+}
+
+func running(t *testing.T) string {
+	t.Helper()
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		t.Fatal(err)
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+func plant(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
