@@ -189,7 +189,11 @@ func (s *Server) answer(ctx context.Context, log *slog.Logger, data []byte, file
 	if !errors.As(err, &refused) {
 		refused = &Error{Code: Failed, Message: err.Error(), HintText: hint(err)}
 	}
-	log.Warn("op refused", append(attrs, "code", refused.Code, "error", err)...)
+	level := slog.LevelWarn
+	if refused.Code == NotFound {
+		level = slog.LevelInfo // the daemon asks first, and gives a kernel only where it is missing
+	}
+	log.Log(ctx, level, "op refused", append(attrs, "code", refused.Code, "error", err)...)
 	return &reply{V: Version, Err: clip(refused)}, nil
 }
 

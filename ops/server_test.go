@@ -143,6 +143,25 @@ func TestCallReachesHandler(t *testing.T) {
 	}
 }
 
+// TestExpectedRefusalIsNoWarning: of a kernel that the helper has yet to be given,
+// and of nothing else.
+func TestExpectedRefusalIsNoWarning(t *testing.T) {
+	for code, want := range map[Code]string{NotFound: "level=INFO", Conflict: "level=WARN"} {
+		path, log := serve(t, func(s *Server) {
+			Bind(s, VMStop, func(context.Context, *Call, HandleArgs) (None, []*os.File, error) {
+				return None{}, nil, &Error{Code: code, Message: "no"}
+			})
+		})
+		_, _, err := VMStop.Call(t.Context(), NewClient(path), HandleArgs{Handle: strings.Repeat("0", 32)})
+		if !errors.Is(err, &Error{Code: code}) {
+			t.Errorf("%s: got %v", code, err)
+		}
+		if !strings.Contains(log.String(), want+` msg="op refused"`) {
+			t.Errorf("%s: want %s in %s", code, want, log)
+		}
+	}
+}
+
 // Abuse 12 and 15: every malformed message is answered or dropped, and the next
 // client is served.
 func TestHostileMessagesAreRefused(t *testing.T) {

@@ -14,6 +14,9 @@ import (
 // tap. Its disks are free afterwards, and not before the process is gone. It
 // does as much as it can and joins what went wrong.
 func (m *machines) clear(ctx context.Context, r *reservation) error {
+	if !r.used {
+		return nil
+	}
 	if p := r.process.Load(); p != nil {
 		if err := end(ctx, p); err != nil {
 			return err
@@ -24,11 +27,12 @@ func (m *machines) clear(ctx context.Context, r *reservation) error {
 		return err
 	}
 	err := m.net.RemoveTap(ctx, r.rec.Slot)
-	if r.rec.Disks == nil {
-		return err // nothing to be recorded
+	if r.rec.Disks != nil { // else nothing is to be recorded
+		m.table.unclaim(r)
+		err = errors.Join(err, m.table.save(r))
 	}
-	m.table.unclaim(r)
-	return errors.Join(err, m.table.save(r))
+	r.used = err != nil
+	return err
 }
 
 // end kills a VMM, waits until it is gone, and removes its jail.

@@ -2,8 +2,10 @@ package helper
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -37,6 +39,7 @@ func (m *machines) launch(ctx context.Context, r *reservation, call *ops.Call, a
 	if err != nil {
 		return err
 	}
+	r.used = true
 	if err := m.table.claim(r, disks); err != nil {
 		return err
 	}
@@ -56,22 +59,23 @@ func (m *machines) launch(ctx context.Context, r *reservation, call *ops.Call, a
 		return fmt.Errorf("open serial log: %w", err)
 	}
 	defer log.Close()
-	if a.Net != ops.NetNone {
-		if err := m.net.CreateTap(ctx, m.tap(r)); err != nil {
-			return err
-		}
-	}
 	spec.Parent = m.jails
 	spec.UID, spec.GID = uid, uid
 	spec.OwnerUID, spec.OwnerGID = m.owner.uid, m.owner.gid
 	spec.Kernel, spec.Initrd, spec.Log = kernel, initrd, log
 	spec.KVM, spec.Shared = true, m.shared
-	p, err := m.startVMM(ctx, spec)
-	if err != nil {
-		return err
+	// The VMM looks for the tap when the daemon configures it.
+	var tapErr error
+	var beside sync.WaitGroup
+	if tap := m.tap(r); a.Net != ops.NetNone {
+		beside.Go(func() { tapErr = m.net.CreateTap(ctx, tap) })
 	}
-	r.process.Store(p)
-	return nil
+	p, err := m.startVMM(ctx, spec)
+	beside.Wait()
+	if err == nil {
+		r.process.Store(p)
+	}
+	return errors.Join(err, tapErr)
 }
 
 // vmm returns the part of a jail that depends on the VMM.

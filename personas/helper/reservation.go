@@ -59,6 +59,7 @@ type reservation struct {
 	mu   sync.Mutex
 	rec  record
 	gone bool // released while somebody waited for mu
+	used bool // what a VMM has may be on the host: it was started and not yet cleared away
 
 	// process is nil unless a VMM was started and not yet cleared away. Whoever
 	// has mu writes it; those who only count do not wait for an operation.
@@ -126,7 +127,7 @@ func loadRecord(path string) (*reservation, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &reservation{}
+	r := &reservation{used: true}
 	if err := json.Unmarshal(data, &r.rec); err != nil {
 		return nil, err
 	}
