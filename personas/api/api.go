@@ -124,6 +124,9 @@ type VMSpec struct {
 	User    string   `json:"user,omitempty"`
 	WorkDir string   `json:"work_dir,omitempty"`
 
+	// AuthorizedKeys are lines for the guest's authorized_keys, where it has an sshd.
+	AuthorizedKeys []string `json:"authorized_keys,omitempty"`
+
 	// AutoRemove deletes the VM when its holder goes away (see Client.Hold) or
 	// when it stops. While it is held, a stop alone does not delete it: the
 	// holder looks at what is left first.
@@ -199,8 +202,22 @@ func (s *VMSpec) Validate() error {
 	if s.WorkDir != "" && (!strings.HasPrefix(s.WorkDir, "/") || strings.ContainsRune(s.WorkDir, 0) || len(s.WorkDir) > maxPath) {
 		return fmt.Errorf("workdir %q: want an absolute path in the guest", clip(s.WorkDir))
 	}
+	if len(s.AuthorizedKeys) > MaxKeys {
+		return fmt.Errorf("authorized keys: want at most %d", MaxKeys)
+	}
+	for _, k := range s.AuthorizedKeys {
+		if k == "" || len(k) > MaxKeyBytes || strings.ContainsAny(k, "\n\r\x00") {
+			return fmt.Errorf("authorized key %q: want one line of at most %d bytes", clip(k), MaxKeyBytes)
+		}
+	}
 	return checkRefs(s.Image, s.Kernel)
 }
+
+// Bounds of authorized keys: how many, and bytes of each.
+const (
+	MaxKeys     = 16
+	MaxKeyBytes = 8 << 10
+)
 
 // maxPath bounds a path in the guest, in bytes, as Linux does.
 const maxPath = 4095
@@ -253,7 +270,8 @@ type VM struct {
 	Disk      string    `json:"disk"` // path of the VM's own disk file
 	Address   string    `json:"address,omitempty"`
 	MAC       string    `json:"mac,omitempty"`
-	PID       int       `json:"pid,omitempty"` // of the VMM, zero when not running
+	HostKey   string    `json:"host_key,omitempty"` // of its sshd, as in known_hosts
+	PID       int       `json:"pid,omitempty"`      // of the VMM, zero when not running
 	CreatedAt time.Time `json:"created_at"`
 	StartedAt time.Time `json:"started_at,omitzero"`
 }

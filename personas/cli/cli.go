@@ -49,9 +49,12 @@ type grammar struct {
 	Kernel     kernelCmd     `cmd:"" help:"Import and manage guest kernels."`
 	System     systemCmd     `cmd:"" help:"Look at what banger has on this host."`
 	Doctor     doctorCmd     `cmd:"" help:"Check whether this host can run VMs."`
+	SSHConfig  sshConfigCmd  `cmd:"" name:"ssh-config" help:"Let ssh find VMs by name."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
 	Completion completionCmd `cmd:"" help:"Print the completion script of a shell."`
 	Complete   completeCmd   `cmd:"" name:"__complete" hidden:""`
+	SSHConnect sshConnectCmd `cmd:"" name:"ssh-connect" hidden:""`
+	SSHHostKey sshHostKeyCmd `cmd:"" name:"ssh-host-key" hidden:""`
 }
 
 const description = `Real virtual machines from one command.

@@ -41,6 +41,9 @@ func (c *vmRunCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	if spec.AuthorizedKeys, err = a.authorizedKeys(); err != nil {
+		return err
+	}
 	spec.AutoRemove, spec.Unheld = c.Rm, c.Rm && c.Detach
 	client, err := a.daemon(ctx)
 	if err != nil {

@@ -23,6 +23,7 @@ type vmCmd struct {
 	List    vmListCmd    `cmd:"" aliases:"ps,ls" help:"List all VMs."`
 	Show    vmShowCmd    `cmd:"" help:"Show everything about a VM."`
 	Exec    vmExecCmd    `cmd:"" help:"Run a command or a shell in a running VM."`
+	SSH     sshCmd       `cmd:"" name:"ssh" help:"Open a shell in a running VM, by ssh where it has an sshd."`
 	Logs    vmLogsCmd    `cmd:"" help:"Print the serial console of a VM."`
 	Copy    vmCopyCmd    `cmd:"" name:"cp" help:"Copy files and trees into or out of a running VM."`
 }
@@ -90,6 +91,9 @@ func (vmCreateCmd) Help() string {
 func (c *vmCreateCmd) Run(ctx context.Context, a *app) error {
 	spec, err := c.spec()
 	if err != nil {
+		return err
+	}
+	if spec.AuthorizedKeys, err = a.authorizedKeys(); err != nil {
 		return err
 	}
 	client, err := a.daemon(ctx)

@@ -117,6 +117,9 @@ func (d *Daemon) plan(ctx context.Context, spec api.VMSpec) (rec vm.Record, unpi
 	if err != nil {
 		return rec, nil, err
 	}
+	if rec.HostKey, err = newHostKey(); err != nil {
+		return rec, nil, err
+	}
 	rec.Spec = spec
 	rec.Image = vm.Image{
 		Name: img.Name, Digest: img.Digest, Path: img.Path, Bytes: img.SizeBytes, Seal: img.Seal, HasInit: img.HasInit,

@@ -97,7 +97,10 @@ func bootConfig(r *Record, disks []disk) (link.BootConfig, error) {
 		TimeUnixNano: time.Now().UnixNano(),
 		Entropy:      make([]byte, 64),
 		Init:         link.InitMode(r.Spec.Init),
-		Exec:         execDefaults(r),
+		HostKey:      r.HostKey.Private,
+
+		AuthorizedKeys: r.Spec.AuthorizedKeys,
+		Exec:           execDefaults(r),
 	}
 	if r.Backend == api.BackendOverlay {
 		c.Disk.Upper, c.Disk.Grow = "vdb", false

@@ -30,9 +30,18 @@ type Record struct {
 	// Lease is what the helper holds for the VM. Its handle is empty until then.
 	Lease ops.VMReserveReply `json:"lease"`
 
+	HostKey HostKey `json:"host_key,omitzero"`
+
 	CreatedAt time.Time `json:"created_at"`
 	StartedAt time.Time `json:"started_at,omitzero"`
 	PID       int       `json:"pid,omitempty"`
+}
+
+// HostKey is the key of a VM's sshd: the private half in OpenSSH's PEM, the public
+// one as in known_hosts.
+type HostKey struct {
+	Private string `json:"private"`
+	Public  string `json:"public"`
 }
 
 // Image is what a VM needs to know of the image that it was made from.
@@ -96,7 +105,7 @@ func (r *Record) view(disk string) api.VM {
 		ID: r.ID, Name: r.Name, State: r.State, Reason: r.Reason, Spec: r.Spec,
 		Image: r.Image.Digest, Kernel: r.Kernel.Digest,
 		VMM: r.VMM, Emulated: r.Emulated, Backend: r.Backend, Disk: disk,
-		Address: address, MAC: r.Lease.MAC, PID: r.PID,
+		Address: address, MAC: r.Lease.MAC, PID: r.PID, HostKey: r.HostKey.Public,
 		CreatedAt: r.CreatedAt, StartedAt: r.StartedAt,
 	}
 }
