@@ -21,7 +21,7 @@ assets: ## kernels and root file systems, for tests
 
 test: assets build ## everything, real VMs included
 	$(GO) vet $(ALL)
-	$(GO) test -json -p 1 -timeout 20m -coverprofile coverage.out $(TESTFLAGS) ./... | $(GO) run ./testdata/testsum
+	$(GO) test -json -p 1 -timeout 20m -coverprofile coverage.out $(TESTFLAGS) ./... ./testdata/lab/... | $(GO) run ./testdata/testsum
 
 race: ## the packages that have goroutines, under the race detector; needs a C compiler
 	@command -v $${CC:-cc} >/dev/null || { echo "race: skipped: no C compiler"; exit 0; }; \
@@ -41,6 +41,11 @@ lab: build ## a shell on a throw-away host with systemd; TIER=host for one with 
 	testdata/assets.sh linux-image-cloud.deb debian.tar debian-systemd.tar lab.tar
 	$(GO) run ./testdata/lab shell -tier $(or $(TIER),ns)
 
+smoke: ## scenarios on such hosts; SMOKE=name for one, TIER=host for all with KVM
+	testdata/assets.sh linux-image-cloud.deb debian.tar debian-systemd.tar lab.tar
+	BANGER_SMOKE=1 BANGER_SMOKE_TIER=$(TIER) $(GO) test -json -count 1 -timeout 30m -run 'TestSmoke/scenario/$(or $(SMOKE),.*)$$' ./testdata/lab/smoke | $(GO) run ./testdata/testsum -name smoke
+	@$(GO) tool cover -func coverage.smoke | tail -n 1
+
 lint: ## formatting, vet, staticcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
 	$(GO) vet $(ALL)
@@ -52,4 +57,4 @@ quickstart: ## from a bare Debian machine to a command in a VM
 clean:
 	rm -f banger banger_*.deb personas/guest/binary/banger-guest coverage.out
 
-.PHONY: build deb assets test race fuzz bench lab lint quickstart clean
+.PHONY: build deb assets test race fuzz bench lab smoke lint quickstart clean

@@ -1,0 +1,204 @@
+package smoke_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"banger/testdata/host"
+	"banger/testdata/lab/rig"
+	"banger/testdata/lab/talk"
+)
+
+// commands are what a scenario can say beside what every test script can:
+//
+//	root|alice|mallory CMD...   runs on the host, and must end with 0 (! in front: must not)
+//	exit N                      the last one's exit code was N
+//	stdout|stderr REGEXP        the last one printed that (! in front: did not)
+//	eventually USER CMD...      the same again and again, for at most a minute, until it ends with 0
+//	begin NAME USER CMD...      starts it, and goes on
+//	end NAME                    waits for it, and is as if it had run now
+//	put FILE PATH [MODE]        writes a file of the script's on the host, as root
+//	reboot                      through systemd
+//	crash                       a power cut
+//	inventory save NAME         keeps what is on the host
+//	inventory compare NAME      it is the same now
+//	journal ARG...              prints the journal: journalctl's arguments
+//
+// A condition [firecracker] or [jailer] holds where that binary is in /srv/lab.
+var commands = map[string]func(*testscript.TestScript, bool, []string){
+	"root":       as("root"),
+	"alice":      as("alice"),
+	"mallory":    as("mallory"),
+	"exit":       exitCode,
+	"eventually": eventually,
+	"begin":      begin,
+	"end":        end,
+	"put":        put,
+	"reboot":     again((*rig.Host).Reboot),
+	"crash":      again((*rig.Host).Crash),
+	"inventory":  inventory,
+	"journal":    journal,
+}
+
+// patience is how long a command may take.
+const patience = 5 * time.Minute
+
+// scene returns the scenario of a script, and ends the script if its command
+// has fewer arguments than it needs.
+func scene(ts *testscript.TestScript, args []string, least int) *play {
+	if len(args) < least {
+		ts.Fatalf("want at least %d arguments", least)
+	}
+	return ts.Value(sceneKey{}).(*play)
+}
+
+// command returns a command of a user, who counts what runs.
+func command(user string, args []string) talk.Command {
+	return talk.Command{User: user, Args: args, Env: []string{"GOCOVERDIR=" + coverDir}}
+}
+
+func as(user string) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		s := scene(ts, args, 1)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		r, err := s.host.Run(ctx, command(user, args))
+		ts.Check(err)
+		s.told(ts, neg, r)
+	}
+}
+
+// told is what a command did: what comes next may look at it.
+func (s *play) told(ts *testscript.TestScript, neg bool, r rig.Result) {
+	s.last = r
+	fmt.Fprint(ts.Stdout(), r.Stdout)
+	fmt.Fprint(ts.Stderr(), r.Stderr)
+	if failed := r.Code != 0; failed != neg {
+		ts.Fatalf("exit code %d", r.Code)
+	}
+}
+
+func exitCode(ts *testscript.TestScript, neg bool, args []string) {
+	s := scene(ts, args, 1)
+	code, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	if (s.last.Code == code) == neg {
+		ts.Fatalf("exit code %d", s.last.Code)
+	}
+}
+
+func eventually(ts *testscript.TestScript, neg bool, args []string) {
+	s := scene(ts, args, 2)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+		r, err := s.host.Run(ctx, command(args[0], args[1:]))
+		ts.Check(err)
+		if (r.Code != 0) == neg || time.Now().After(deadline) {
+			s.told(ts, neg, r)
+			return
+		}
+	}
+}
+
+// begun is a command that runs while the scenario goes on.
+type begun struct {
+	process        *talk.Process
+	stdout, stderr bytes.Buffer
+}
+
+func begin(ts *testscript.TestScript, neg bool, args []string) {
+	s := scene(ts, args, 3)
+	b := &begun{}
+	var err error
+	b.process, err = s.host.Start(command(args[1], args[2:]), talk.Streams{Stdout: &b.stdout, Stderr: &b.stderr})
+	ts.Check(err)
+	s.begun[args[0]] = b
+}
+
+func end(ts *testscript.TestScript, neg bool, args []string) {
+	s := scene(ts, args, 1)
+	b := s.begun[args[0]]
+	if b == nil {
+		ts.Fatalf("%s has not begun", args[0])
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	code, err := b.process.Wait(ctx)
+	ts.Check(err)
+	s.told(ts, neg, rig.Result{Stdout: b.stdout.String(), Stderr: b.stderr.String(), Code: code})
+}
+
+func put(ts *testscript.TestScript, neg bool, args []string) {
+	s := scene(ts, args, 2)
+	mode := uint64(0o644)
+	if len(args) > 2 {
+		var err error
+		mode, err = strconv.ParseUint(args[2], 8, 12)
+		ts.Check(err)
+	}
+	ts.Check(s.host.Put(context.Background(), args[1], os.FileMode(mode), strings.NewReader(ts.ReadFile(args[0]))))
+}
+
+func again(do func(*rig.Host, context.Context) error) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		ts.Check(do(scene(ts, args, 0).host, context.Background()))
+	}
+}
+
+func journal(ts *testscript.TestScript, neg bool, args []string) {
+	as("root")(ts, neg, append([]string{"journalctl", "--no-pager", "--quiet", "--output=cat"}, args...))
+}
+
+func inventory(ts *testscript.TestScript, neg bool, args []string) {
+	s := scene(ts, args, 2)
+	r, err := s.host.Run(context.Background(), talk.Command{User: "root", Args: []string{"sh", "-c", look}})
+	ts.Check(err)
+	now := strings.Split(strings.TrimSpace(r.Stdout), "\n")
+	slices.Sort(now)
+	switch verb, name := args[0], args[1]; verb {
+	case "save":
+		s.looks[name] = now
+	case "compare":
+		diff := host.Difference(s.looks[name], now)
+		fmt.Fprintln(ts.Stdout(), strings.Join(diff, "\n"))
+		if len(diff) > 0 != neg {
+			ts.Fatalf("the host is the same: %t", len(diff) == 0)
+		}
+	default:
+		ts.Fatalf("no such verb: %s", verb)
+	}
+}
+
+// look prints everything that banger could leave behind on a host, without
+// asking banger: what the kernel has, what systemd knows, and all files but
+// those in which a host keeps its own diary.
+const look = `
+ip -o link | awk '{print "link", $2}' | sed 's/@.*//; s/:$//'
+ip -o addr | awk '$4 !~ /^fe80/ {print "address", $2, $4}'
+ip route | sed 's/^/route /'
+ip rule | sed 's/^/rule /'
+ip netns list | sed 's/ .*//; s/^/netns /'
+nft list ruleset | sed 's/^/nft /'
+awk '{print "mount", $5, $(NF-2)}' /proc/self/mountinfo
+losetup --list --noheadings --output BACK-FILE | sed 's/^/loop /'
+dmsetup ls 2>/dev/null | sed 's/^/dm /'
+sysctl -a 2>/dev/null | grep -E '^net\.(ipv4|ipv6)\.(ip_forward|conf\.(all|default)\.)' | sed 's/^/sysctl /'
+ss -Hlnxtu | awk '{print "socket", $1, $5}' | sed 's/ \*$//'
+ps -e -o user=,args= --ppid 2 -p 2 --deselect | grep -vE ' (sh -c|ps -e|grep|sed|systemd-userwork|/lib/systemd/systemd-(udevd|hostnamed|timedated))' | sed 's/^/process /'
+systemctl list-unit-files --no-legend | awk '{print "unit file", $1, $2}'
+systemctl list-units --all --no-legend --plain --type=service,socket,slice,mount,target | awk '$1 !~ /^(run-|systemd-(udevd|hostnamed|timedated)|user)/ {print "unit", $1, $3}'
+cut -d: -f1,3,4,6,7 /etc/passwd | sed 's/^/user /'
+find / -xdev \( -path /proc -o -path /sys -o -path /cover -o -path /var/log -o -path /var/lib/systemd -o -path /var/tmp -o -path '/usr/local/lib/systemd' \) -prune -o -printf 'file %M %U:%G %p %l\n'
+find /run -xdev \( -path /run/systemd -o -path /run/udev -o -path /run/lab \) -prune -o -printf 'file %M %U:%G %p %l\n'
+find /etc -xdev -type f -exec cksum {} + | sed 's/^/content /'
+true
+`
