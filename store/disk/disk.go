@@ -2,12 +2,15 @@
 // file system below allows.
 //
 //	reflink   the disk shares the image's blocks until one of them is written
+//	snapshot  a store for the blocks of the image that the VM writes, with room for
+//	          all of them, and what the disk has beyond the image; the kernel's device
+//	          mapper puts both together (see cow, and dm for who has the right)
 //	overlay   an empty file system for what the VM writes; the guest stacks it
 //	          over the image, which it has as a second, read-only drive
 //	copy      all data of the image, without its holes
 //
-// Reflink and overlay cost the same whatever the size of the image. None needs
-// privilege, and in none can a VM's disk run out of room that it was promised silently:
+// Reflink and overlay cost the same whatever the size of the image; snapshot takes
+// as much room, and no time. To make none needs privilege, and in none can a VM's disk run out of room that it was promised silently:
 // a full host file system is an ordinary write error to the guest.
 package disk
 
@@ -41,9 +44,10 @@ type Backend string
 
 // The backends.
 const (
-	Reflink Backend = "reflink"
-	Overlay Backend = "overlay"
-	Copy    Backend = "copy"
+	Reflink  Backend = "reflink"
+	Snapshot Backend = "snapshot"
+	Overlay  Backend = "overlay"
+	Copy     Backend = "copy"
 )
 
 // sectorBytes is what every size is a multiple of.
@@ -52,12 +56,12 @@ const sectorBytes = 512
 // Spec is a disk to be made.
 type Spec struct {
 	Backend Backend
-	// Origin is the image, open for reading. Overlay reads only its size, and needs
-	// none if SizeBytes is given.
+	// Origin is the image, open for reading. Snapshot and overlay read only its size,
+	// and overlay needs none if SizeBytes is given.
 	Origin *os.File
-	// SizeBytes is the size of the disk, a multiple of 512. Zero means the image's.
-	// Reflink and copy cannot make less than the image. What is more is a hole: the
-	// file system in it has to be grown by the guest.
+	// SizeBytes is the size of the disk, a multiple of 512, and for a snapshot of
+	// cow.ChunkBytes. Zero means the image's. Only overlay can make less than the image.
+	// What is more is a hole: the file system in it has to be grown by the guest.
 	SizeBytes int64
 	// ReserveBytes is what must remain free in the file system.
 	ReserveBytes int64
@@ -150,6 +154,12 @@ func (s Spec) fill(ctx context.Context, f *os.File) error {
 		if err := copyData(ctx, f, s.Origin); err != nil {
 			return err
 		}
+	case Snapshot:
+		l, err := s.layout()
+		if err != nil {
+			return err
+		}
+		return allocate(f, l)
 	case Overlay:
 		return format(f, s.SizeBytes)
 	default:

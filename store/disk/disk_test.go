@@ -147,6 +147,11 @@ func TestCreateRefuses(t *testing.T) {
 	}
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
+	odd := image(t, t.TempDir(), 4*mib+512, false)
+	free, err := disk.Free(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
 	before := names(t, dir)
 	for _, c := range []struct {
 		name string
@@ -163,6 +168,11 @@ func TestCreateRefuses(t *testing.T) {
 		{"no image", t.Context(), disk.Spec{Backend: disk.Reflink, SizeBytes: mib}, "new", disk.ErrSize},
 		{"no size", t.Context(), disk.Spec{Backend: disk.Overlay}, "new", disk.ErrSize},
 		{"no backend", t.Context(), disk.Spec{Backend: "zfs", Origin: origin}, "new", disk.ErrUnsupported},
+		{"snapshot of half a chunk", t.Context(), disk.Spec{Backend: disk.Snapshot, Origin: odd}, "new", disk.ErrUnsupported},
+		{"snapshot with half a chunk", t.Context(), disk.Spec{Backend: disk.Snapshot, Origin: origin, SizeBytes: 8*mib + 512}, "new", disk.ErrSize},
+		{"snapshot smaller than the image", t.Context(), disk.Spec{Backend: disk.Snapshot, Origin: origin, SizeBytes: mib}, "new", disk.ErrSize},
+		{"snapshot of nothing", t.Context(), disk.Spec{Backend: disk.Snapshot, SizeBytes: mib}, "new", disk.ErrSize},
+		{"snapshot that takes the reserve", t.Context(), disk.Spec{Backend: disk.Snapshot, Origin: origin, ReserveBytes: free - 4*mib}, "new", disk.ErrNoSpace},
 		{"reserve", t.Context(), disk.Spec{Backend: disk.Copy, Origin: origin, ReserveBytes: 1 << 60}, "new", disk.ErrNoSpace},
 		{"something there", t.Context(), disk.Spec{Backend: disk.Copy, Origin: origin}, "exists", fs.ErrExist},
 		{"no directory", t.Context(), disk.Spec{Backend: disk.Copy, Origin: origin}, "none/new", fs.ErrNotExist},

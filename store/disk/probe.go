@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+
+	"banger/store/disk/cow"
 )
 
 // Finding is what Probe found out about one backend.
@@ -14,13 +16,18 @@ type Finding struct {
 }
 
 // Probe tries every backend in dir and returns what it found, best first. An error
-// means that nothing can be made there at all.
+// means that nothing can be made there at all. That snapshots work means no more than
+// that nothing is missing: whoever has the right to ask the device mapper knows.
 func Probe(dir string) ([]Finding, error) {
-	err := tryClone(dir)
-	if err != nil && !errors.Is(err, ErrUnsupported) {
-		return nil, fmt.Errorf("probe disk backends in %q: %w", dir, err)
+	reflink := tryClone(dir)
+	if reflink != nil && !errors.Is(reflink, ErrUnsupported) {
+		return nil, fmt.Errorf("probe disk backends in %q: %w", dir, reflink)
 	}
-	return []Finding{{Reflink, err}, {Overlay, nil}, {Copy, nil}}, nil
+	snapshots := cow.Loaded()
+	if snapshots == nil {
+		snapshots = tryAllocate(dir)
+	}
+	return []Finding{{Reflink, reflink}, {Snapshot, snapshots}, {Overlay, nil}, {Copy, nil}}, nil
 }
 
 // Choose returns the best backend that works, of those that make a disk for nothing:

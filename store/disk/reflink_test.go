@@ -12,9 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/store/disk"
+	"banger/store/disk/cow"
 )
 
 func TestProbe(t *testing.T) {
+	plain := disk.Snapshot
+	if cow.Loaded() != nil {
+		plain = disk.Overlay
+	}
 	for _, c := range []struct {
 		fs      string
 		reflink bool
@@ -22,7 +27,7 @@ func TestProbe(t *testing.T) {
 	}{
 		{"btrfs", true, disk.Reflink},
 		{"xfs", true, disk.Reflink},
-		{"ext4", false, disk.Overlay},
+		{"ext4", false, plain},
 	} {
 		t.Run(c.fs, func(t *testing.T) {
 			dir := mounted(t, c.fs, 400)

@@ -35,6 +35,9 @@ func (s Spec) cost() (int64, error) {
 	switch s.Backend {
 	case Overlay:
 		return min(overlayCost, s.SizeBytes), nil
+	case Snapshot:
+		l, err := s.layout()
+		return l.StoreBytes, err
 	case Copy:
 		return Allocated(s.Origin)
 	}
