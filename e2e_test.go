@@ -14,8 +14,10 @@ import (
 
 func TestMain(m *testing.M) {
 	host.Main()
-	if idle := os.Getenv(bringUpEnv); idle != "" {
-		os.Exit(bringUp(idle))
+	for name, act := range map[string]func(string) int{bringUpEnv: bringUp, deafEnv: deaf, giveEnv: give} {
+		if arg := os.Getenv(name); arg != "" {
+			os.Exit(act(arg))
+		}
 	}
 	dir, err := os.MkdirTemp("", "banger-e2e-")
 	if err != nil {

@@ -132,16 +132,18 @@ func TestSilentVMMIsGivenUp(t *testing.T) {
 		l := newLab(t)
 		l.ConfigureTime = 100 * time.Millisecond
 		over := make(chan struct{})
-		if when == "at once" {
-			l.h.manner = "mute"
-		} else {
+		l.h.set(func() {
+			if when == "at once" {
+				l.h.manner = "mute"
+				return
+			}
 			l.h.before = func(step string) error {
 				if step == "InstanceStart" {
 					<-over
 				}
 				return nil
 			}
-		}
+		})
 		_, err := l.Create(t.Context(), l.spec("web"), ignore)
 		wantCode(t, err, api.CodeTimeout)
 		if err == nil || !strings.Contains(err.Error(), "the VMM did not answer within 100ms") {
