@@ -464,6 +464,17 @@ func (h *host) count() (n int) {
 	return n
 }
 
+// idle reports whether no VMM runs.
+func (h *host) idle() (is bool) {
+	h.set(func() {
+		is = true
+		for _, g := range h.leases {
+			is = is && !g.alive()
+		}
+	})
+	return is
+}
+
 // refuseAt makes one step fail, once.
 func (h *host) refuseAt(step string) {
 	h.set(func() {

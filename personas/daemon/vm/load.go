@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -127,7 +128,10 @@ func (s *Set) settle(ctx context.Context, v *VM, runs bool) error {
 	case rec.State == api.Creating, rec.State == api.Deleting:
 		return s.remove(ctx, v)
 	case rec.State == api.Running && runs:
-		return s.adopt(ctx, v)
+		// One that has ended since the helper was asked is as good as gone before.
+		if err := s.adopt(ctx, v); !errors.Is(err, &ops.Error{Code: ops.Conflict}) {
+			return err
+		}
 	case rec.State == api.Stopped && !runs:
 		return s.rest(ctx, v)
 	}

@@ -340,6 +340,26 @@ func TestAutoRemove(t *testing.T) {
 	})
 }
 
+// A VM may end between the helper's list and its adoption.
+func TestVMThatEndsWhileItIsAdopted(t *testing.T) {
+	l := newLab(t)
+	l.create(t, l.spec("web"))
+	l.restart(t)
+	l.h.set(func() {
+		l.h.before = func(step string) error {
+			if step == "VMReconnect" {
+				l.h.crash()
+				eventually(t, "its end", l.h.idle)
+			}
+			return nil
+		}
+	})
+	must(t, l.Reconcile(t.Context()))
+	l.wantState(t, "web", api.Stopped)
+	_, err := l.Start(t.Context(), "web", ignore)
+	must(t, err)
+}
+
 // Close waits for what works, lets VMs go on, and ends what waits for them.
 func TestCloseWithClaimsAndWatchers(t *testing.T) {
 	l := newLab(t)
