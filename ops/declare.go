@@ -108,7 +108,15 @@ type VMStartArgs struct {
 	Initrd string `json:"initrd"` // sha256 in hex, put before
 	VMM    string `json:"vmm"`
 	Net    string `json:"net"`
+	MemMiB int    `json:"mem_mib"` // of the guest; bounds the VMM's own, too
+	CPUs   int    `json:"cpus"`    // of the guest; bound the VMM's own, too
 }
+
+// Bounds of what a VM may have.
+const (
+	MaxMemMiB = 1 << 20 // a tebibyte
+	MaxCPUs   = 256
+)
 
 // Validate reports what is malformed.
 func (a VMStartArgs) Validate() error {
@@ -123,6 +131,12 @@ func (a VMStartArgs) Validate() error {
 	}
 	if a.VMM != Firecracker && a.VMM != QEMU {
 		return fmt.Errorf("vmm %q: want %s or %s", a.VMM, Firecracker, QEMU)
+	}
+	if a.MemMiB < 1 || a.MemMiB > MaxMemMiB {
+		return fmt.Errorf("mem_mib %d: want 1 to %d", a.MemMiB, MaxMemMiB)
+	}
+	if a.CPUs < 1 || a.CPUs > MaxCPUs {
+		return fmt.Errorf("cpus %d: want 1 to %d", a.CPUs, MaxCPUs)
 	}
 	return checkNet(a.Net)
 }

@@ -27,6 +27,9 @@ func (m *machines) clear(ctx context.Context, r *reservation) error {
 		return err
 	}
 	err := m.net.RemoveTap(ctx, r.rec.Slot)
+	if m.forget != nil {
+		err = errors.Join(err, m.forget(ctx, r.rec.ID))
+	}
 	if r.rec.Disks != nil { // else nothing is to be recorded
 		m.table.unclaim(r)
 		err = errors.Join(err, m.table.save(r))

@@ -163,7 +163,7 @@ func serve(ctx context.Context, log *slog.Logger, c config) error {
 		if err != nil {
 			return err
 		}
-		m.startVMM, m.shared = l.Start, true
+		m.startVMM, m.shared, m.forget = l.Start, true, l.Forget
 	}
 	if err := m.adopt(ctx); err != nil {
 		log.Warn("adopt VMs, ignoring", "error", err)

@@ -189,7 +189,7 @@ func (l *lab) run(t testing.TB, r *reservation, request, kernel string, disks ..
 func (l *lab) args(t testing.TB, r *reservation, kernel string) ops.VMStartArgs {
 	t.Helper()
 	digest := l.kernel(t, kernel)
-	return ops.VMStartArgs{Handle: r.rec.Handle, Kernel: digest, Initrd: digest, VMM: ops.QEMU, Net: ops.NetInternet}
+	return ops.VMStartArgs{Handle: r.rec.Handle, Kernel: digest, Initrd: digest, VMM: ops.QEMU, Net: ops.NetInternet, MemMiB: 128, CPUs: 1}
 }
 
 func (l *lab) handle(r *reservation) ops.HandleArgs { return ops.HandleArgs{Handle: r.rec.Handle} }

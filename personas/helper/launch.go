@@ -64,6 +64,8 @@ func (m *machines) launch(ctx context.Context, r *reservation, call *ops.Call, a
 	spec.OwnerUID, spec.OwnerGID = m.owner.uid, m.owner.gid
 	spec.Kernel, spec.Initrd, spec.Log = kernel, initrd, log
 	spec.KVM, spec.Shared = true, m.shared
+	spec.Limits.MemoryBytes = uint64(a.MemMiB+overheadMiB) << 20
+	spec.Limits.CPUs = a.CPUs + 1 // for the VMM's own threads
 	// The VMM looks for the tap when the daemon configures it.
 	var tapErr error
 	var beside sync.WaitGroup
@@ -77,6 +79,10 @@ func (m *machines) launch(ctx context.Context, r *reservation, call *ops.Call, a
 	}
 	return errors.Join(err, tapErr)
 }
+
+// overheadMiB is what a VMM gets beyond its guest's memory: QEMU's translated code
+// is the larger part of what it needs.
+const overheadMiB = 512
 
 // vmm returns the part of a jail that depends on the VMM.
 func (m *machines) vmm(name, id string) (*jail.Spec, error) {

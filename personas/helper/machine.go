@@ -36,7 +36,8 @@ type machines struct {
 	// where the helper lacks CAP_DAC_OVERRIDE.
 	startVMM    func(context.Context, *jail.Spec) (*jail.Process, error)
 	shared      bool
-	firecracker string // configured path, or empty
+	forget      func(ctx context.Context, id string) error // what startVMM has left; may be nil
+	firecracker string                                     // configured path, or empty
 }
 
 // owner is whom the helper serves.

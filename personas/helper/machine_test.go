@@ -314,7 +314,7 @@ func fakeHelper(args []string) {
 	}
 	os.Stdout.WriteString("ready\n")
 	call := &ops.Call{ID: "start", Files: []*os.File{disk}}
-	a := ops.VMStartArgs{Handle: r.rec.Handle, Kernel: args[2], Initrd: args[2], VMM: ops.QEMU, Net: ops.NetInternet}
+	a := ops.VMStartArgs{Handle: r.rec.Handle, Kernel: args[2], Initrd: args[2], VMM: ops.QEMU, Net: ops.NetInternet, MemMiB: 128, CPUs: 1}
 	for {
 		if _, _, err := m.start(context.Background(), call, a); err != nil {
 			panic(err)

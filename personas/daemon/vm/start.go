@@ -85,7 +85,7 @@ func (s *Set) startVMM(ctx context.Context, v *VM, boot Boot, disks []disk) (ops
 	for try := 0; ; try++ {
 		args := ops.VMStartArgs{
 			Handle: v.record().Lease.Handle, Kernel: boot.KernelSHA256, Initrd: boot.InitrdSHA256,
-			VMM: vmmWord(rec.VMM), Net: string(rec.Spec.Net),
+			VMM: vmmWord(rec.VMM), Net: string(rec.Spec.Net), MemMiB: rec.Spec.MemMiB, CPUs: rec.Spec.CPUs,
 		}
 		if args.Handle != "" {
 			id := ops.WithRequestID(ctx, "start-"+rec.ID+"-"+randomHex(4))
