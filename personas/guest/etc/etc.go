@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"banger/personas/guest/link"
 )
@@ -35,6 +36,7 @@ func (t Tree) Apply(config link.BootConfig, nic string) []error {
 		t.setMachineID(config.MachineID, config.FirstBoot),
 		t.setKeys(config),
 		t.writeFiles(config.Files),
+		t.writeHome(config.Files, config.Exec.User),
 	}
 	if config.Network != nil {
 		errs = append(errs, t.setResolver(config.Network))
@@ -68,6 +70,9 @@ func (t Tree) setHostname(name string) error {
 func (t Tree) writeFiles(files []link.File) error {
 	var errs []error
 	for _, f := range files {
+		if strings.HasPrefix(f.Path, link.Home) {
+			continue // see writeHome
+		}
 		path := t.path(f.Path)
 		err := os.MkdirAll(filepath.Dir(path), 0o755)
 		if err == nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strings"
 )
 
@@ -96,9 +97,14 @@ type Host struct {
 	Names   []string   `json:"names"`
 }
 
+// Home begins the path of a File that lies in the home of Exec.User.
+const Home = "~/"
+
 // File is one file that is written before init starts.
 type File struct {
-	// Path is absolute in the guest. Missing parents are made with mode 0755.
+	// Path is absolute in the guest, and missing parents are made with mode 0755;
+	// or it begins with Home, and what is made is that user's, parents with mode
+	// 0700.
 	Path string `json:"path"`
 	// Mode are the permission bits.
 	Mode uint32 `json:"mode"`
@@ -139,7 +145,7 @@ func (c BootConfig) Validate() error {
 		checks = append(checks, c.Network.validate())
 	}
 	for _, f := range c.Files {
-		checks = append(checks, check(absolute(f.Path) && f.Mode&^0o7777 == 0, "file", f.Path))
+		checks = append(checks, check(f.validPath() && f.Mode&^0o7777 == 0, "file", f.Path))
 	}
 	for _, h := range c.Hosts {
 		checks = append(checks, check(h.Address.IsValid() && len(h.Names) > 0, "host address", h.Address.String()))
@@ -154,6 +160,14 @@ func (c BootConfig) Validate() error {
 		return fmt.Errorf("boot configuration: %w", err)
 	}
 	return nil
+}
+
+func (f *File) validPath() bool {
+	rel, home := strings.CutPrefix(f.Path, Home)
+	if !home {
+		return absolute(f.Path)
+	}
+	return filepath.IsLocal(rel) && rel != "." && !strings.ContainsRune(rel, 0)
 }
 
 func (n *Network) validate() error {

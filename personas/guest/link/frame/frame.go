@@ -26,6 +26,9 @@ const (
 	MaxData = 64 << 10
 	// MaxMessage bounds a frame that carries a JSON document.
 	MaxMessage = 1 << 20
+	// MaxBoot bounds a boot configuration, which carries files too. The guest
+	// has all of it in memory at once, and may have little.
+	MaxBoot = 8 << 20
 
 	headerBytes = 5
 )
@@ -74,7 +77,9 @@ var ErrProtocol = errors.New("protocol violation")
 // limit returns the longest payload that a frame of type t may have.
 func (t Type) limit() (int, bool) {
 	switch t {
-	case Hello, Boot, Ready, Request, Started, Exit, Answer, Failed, Entry:
+	case Boot:
+		return MaxBoot, true
+	case Hello, Ready, Request, Started, Exit, Answer, Failed, Entry:
 		return MaxMessage, true
 	case Stdin, Stdout, Stderr, Chunk:
 		return MaxData, true
