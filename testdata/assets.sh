@@ -10,7 +10,6 @@
 #   debian.tar                the smallest Debian: no init, no network tools
 #   debian-systemd.tar        the same with systemd, sshd and iproute2
 #   debian-sysvinit.tar       the same with sysvinit
-#   debian-openrc.tar         the same with OpenRC
 #   lab.tar                   the host that testdata/lab starts
 #
 # Without NAME the first four are made. What is there already is kept. Results lie in
@@ -89,7 +88,6 @@ for name; do
 	debian.tar) make "$name" rootfs ;;
 	debian-systemd.tar) make "$name" rootfs systemd systemd-sysv dbus openssh-server iproute2 ;;
 	debian-sysvinit.tar) make "$name" rootfs sysvinit-core ;;
-	debian-openrc.tar) make "$name" rootfs sysvinit-core openrc ;;
 	lab.tar) make "$name" rootfs systemd systemd-sysv systemd-resolved libnss-systemd dbus udev dmsetup kmod \
 		iproute2 nftables iptables ufw e2fsprogs xfsprogs btrfs-progs procps strace socat openssh-client qemu-system-x86 ;;
 	*) echo "assets: $name: not one of these" >&2; exit 2 ;;

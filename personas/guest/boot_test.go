@@ -134,8 +134,9 @@ func TestBootOverlay(t *testing.T) {
 
 // A distribution with its own init.
 func TestBootSystemd(t *testing.T) {
-	m := start(t, diskOf(t, "debian-systemd.tar"))
+	m := start(t, diskOf(t, "debian-systemd.tar"), cloudKernel(t).modules())
 	c := config()
+	c.Modules = "vdb"
 	c.AuthorizedKeys = []string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGtleQ owner"}
 	ready := m.mustBoot(t, c)
 	if ready.Init != "/sbin/init" {
@@ -144,10 +145,13 @@ func TestBootSystemd(t *testing.T) {
 	// The agent answers before systemd is done, and does not end with its changes.
 	m.sh(t, "echo early")
 	begin := time.Now()
-	state := m.sh(t, "for i in $(seq 250); do s=$(systemctl is-system-running 2>/dev/null); case $s in running|degraded) break;; esac; sleep 0.2; done; echo $s")
+	state := m.sh(t, "for i in $(seq 500); do s=$(systemctl is-system-running 2>/dev/null); case $s in running|degraded) break;; esac; sleep 0.2; done; echo $s")
 	t.Logf("systemd is %s after %v", strings.TrimSpace(state), time.Since(begin).Round(time.Millisecond))
 	if got := m.sh(t, "systemctl --failed --no-legend --plain"); got != "" {
 		t.Errorf("failed units:\n%s", got)
+	}
+	if strings.Contains(m.console.String(), "Failed to find module") {
+		t.Error("systemd misses a module")
 	}
 	t.Logf("%s", m.sh(t, "systemd-analyze; systemd-analyze blame | head -5; systemctl list-units --all --plain --no-legend --state=masked"))
 	for script, want := range map[string]string{

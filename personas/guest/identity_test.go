@@ -17,7 +17,7 @@ func TestBootMachineID(t *testing.T) {
 	m.mustBoot(t, c)
 	// Systemd reads it when it starts, and makes one up where there is none.
 	for script, want := range map[string]string{
-		"for i in $(seq 250); do [ -S /run/systemd/private ] && break; sleep 0.2; done; systemd-id128 machine-id": first + "\n",
+		"for i in $(seq 500); do [ -S /run/systemd/private ] && break; sleep 0.2; done; systemd-id128 machine-id": first + "\n",
 		"cat /etc/machine-id":        first + "\n",
 		"stat -c %a /etc/machine-id": "444\n",
 	} {

@@ -2,7 +2,6 @@ package guest_test
 
 import (
 	"os/exec"
-	"strings"
 	"testing"
 
 	"banger/personas/guest/link"
@@ -80,21 +79,4 @@ func copyKmod(t *testing.T, m *vm) bool {
 	has := m.sh(t, "kmod --version >/dev/null 2>&1 && ln -s ../bin/kmod /usr/sbin/modprobe && echo yes || echo no")
 	t.Logf("kmod of this machine runs in the guest: %s", has)
 	return has == "yes\n"
-}
-
-// An image with a modprobe of its own, and systemd, use the drive by themselves.
-func TestBootModulesOfSystemd(t *testing.T) {
-	k := cloudKernel(t)
-	c := config()
-	c.Modules = "vdb"
-	m := start(t, diskOf(t, "debian-systemd.tar"), k.modules())
-	m.mustBoot(t, c)
-	m.sh(t, "for i in $(seq 250); do case $(systemctl is-system-running 2>/dev/null) in running|degraded) break;; esac; sleep 0.2; done")
-	if got := m.sh(t, "systemctl --failed --no-legend --plain"); got != "" {
-		t.Errorf("failed units:\n%s", got)
-	}
-	if strings.Contains(m.console.String(), "Failed to find module") {
-		t.Error("systemd misses a module")
-	}
-	m.shutdown(t, link.ShutdownRequest{})
 }

@@ -184,7 +184,7 @@ func (m *vm) dial(t *testing.T) net.Conn {
 // sh runs a script in the guest and returns its output.
 func (m *vm) sh(t *testing.T, script string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 120*time.Second)
 	defer cancel()
 	var out bytes.Buffer
 	code, err := link.Exec(ctx, m.dial(t), link.ExecRequest{Args: []string{"sh", "-c", script}}, link.ExecIO{Stdout: &out, Stderr: &out})
