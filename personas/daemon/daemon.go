@@ -37,6 +37,7 @@ const idleLimit = time.Minute
 type Daemon struct {
 	ctx     context.Context // ends with the daemon; connections that HTTP has given away look at it
 	log     *slog.Logger
+	home    string        // of the owner, where the configuration is; empty has none
 	idle    time.Duration // without a VM that runs and without a client, after which it may leave
 	store   *store.Store
 	helper  *ops.Client
@@ -105,6 +106,9 @@ func run(log *slog.Logger, args []string) error {
 	}
 	defer d.store.Close()
 	d.idle = *idle
+	if err := d.settle(); err != nil {
+		log.Warn("read the owner's configuration, ignoring until a VM is made", "error", err)
+	}
 	return d.serve(ctx, listener, leave)
 }
 

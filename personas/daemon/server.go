@@ -31,6 +31,7 @@ type route struct {
 var routes = []route{
 	{"GET /v1/version", (*Daemon).version},
 	{"GET /v1/status", (*Daemon).status},
+	{"GET /v1/config", (*Daemon).settings},
 	{"GET /v1/inventory", (*Daemon).inventory},
 	{"GET /v1/vms", (*Daemon).listVMs},
 	{"POST /v1/vms", (*Daemon).createVM},

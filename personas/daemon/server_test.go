@@ -24,7 +24,7 @@ import (
 func TestRoutes(t *testing.T) {
 	l := newLab(t)
 	want := map[string]int{
-		"GET /v1/version": 200, "GET /v1/status": 200, "GET /v1/inventory": 200, "GET /v1/vms": 200, "GET /v1/images": 200, "GET /v1/kernels": 200,
+		"GET /v1/version": 200, "GET /v1/status": 200, "GET /v1/config": 200, "GET /v1/inventory": 200, "GET /v1/vms": 200, "GET /v1/images": 200, "GET /v1/kernels": 200,
 		"POST /v1/vms":    404,                          // there is no image yet
 		"POST /v1/images": 400, "POST /v1/kernels": 400, // no upgrade
 	}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"runtime"
 	"strconv"
 	"time"
 
@@ -16,13 +15,6 @@ import (
 	"banger/ops"
 	"banger/personas/api"
 	"banger/personas/daemon/vm"
-)
-
-// Defaults of a VM.
-const (
-	defaultMemMiB    = 512
-	defaultDiskBytes = 10 << 30
-	defaultCPUs      = 2
 )
 
 func (d *Daemon) inventory(w http.ResponseWriter, r *http.Request) error {
@@ -66,16 +58,20 @@ func (d *Daemon) createVM(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// plan fills in everything that spec left open. It changes nothing.
-func (d *Daemon) plan(ctx context.Context, spec api.VMSpec) (rec vm.Record, unpin func(), err error) {
-	img, unpinImage, err := d.images.Pin(spec.Image)
+// plan fills in everything that asked left open. It changes nothing.
+func (d *Daemon) plan(ctx context.Context, asked api.VMSpec) (rec vm.Record, unpin func(), err error) {
+	spec, err := d.complete(asked)
 	if err != nil {
 		return rec, nil, err
+	}
+	img, unpinImage, err := d.images.Pin(spec.Image)
+	if err != nil {
+		return rec, nil, spec.blame("image", asked.Image != "", err)
 	}
 	kernel, unpinKernel, err := d.kernels.Pin(spec.Kernel)
 	if err != nil {
 		unpinImage()
-		return rec, nil, err
+		return rec, nil, spec.blame("kernel", asked.Kernel != "", err)
 	}
 	both := func() { unpinImage(); unpinKernel() }
 	defer func() {
@@ -84,14 +80,8 @@ func (d *Daemon) plan(ctx context.Context, spec api.VMSpec) (rec vm.Record, unpi
 		}
 	}()
 	spec.Image, spec.Kernel = img.Name, kernel.Name
-	if spec.CPUs == 0 {
-		spec.CPUs = min(defaultCPUs, runtime.NumCPU())
-	}
-	if spec.MemMiB == 0 {
-		spec.MemMiB = defaultMemMiB
-	}
-	if spec.DiskBytes == 0 {
-		spec.DiskBytes = max(defaultDiskBytes, img.SizeBytes)
+	if asked.DiskBytes == 0 {
+		spec.DiskBytes = max(spec.DiskBytes, img.SizeBytes)
 	}
 	if spec.DiskBytes < img.SizeBytes {
 		return rec, nil, &api.Error{Code: api.CodeUsage,
@@ -99,9 +89,6 @@ func (d *Daemon) plan(ctx context.Context, spec api.VMSpec) (rec vm.Record, unpi
 			HintText: "ask for a larger --disk"}
 	}
 	spec.DiskBytes = (spec.DiskBytes + 4095) &^ 4095
-	if spec.Net == "" {
-		spec.Net = api.NetInternet
-	}
 	if spec.Init == "" {
 		spec.Init = api.InitAuto
 	}
@@ -111,16 +98,16 @@ func (d *Daemon) plan(ctx context.Context, spec api.VMSpec) (rec vm.Record, unpi
 	}
 	rec.VMM, rec.Emulated, err = d.chooseVMM(ctx, spec.VMM)
 	if err != nil {
-		return rec, nil, err
+		return rec, nil, spec.blame("vmm", asked.VMM != "", err)
 	}
 	rec.Backend, err = d.chooseBackend(spec.Backend)
 	if err != nil {
-		return rec, nil, err
+		return rec, nil, spec.blame("backend", asked.Backend != "", err)
 	}
 	if rec.HostKey, err = newHostKey(); err != nil {
 		return rec, nil, err
 	}
-	rec.Spec = spec
+	rec.Spec, rec.Sync = spec.VMSpec, spec.conf.Sync
 	rec.Image = vm.Image{
 		Name: img.Name, Digest: img.Digest, Path: img.Path, Bytes: img.SizeBytes, Seal: img.Seal, HasInit: img.HasInit,
 		Env: img.Env, User: img.User, WorkDir: img.WorkDir,

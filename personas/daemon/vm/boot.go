@@ -21,7 +21,7 @@ import (
 const bootTimeout = 2 * time.Minute
 
 // boot waits for the guest, tells it what to become, and waits until it is.
-func (m *machine) boot(ctx context.Context, r *Record, disks []disk, progress func(api.Event)) error {
+func (m *machine) boot(ctx context.Context, r *Record, disks []disk, files []link.File, progress func(api.Event)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout,
 		&api.Error{Code: api.CodeTimeout, Message: fmt.Sprintf("the guest was not ready within %v", bootTimeout)})
 	defer cancel()
@@ -36,14 +36,14 @@ func (m *machine) boot(ctx context.Context, r *Record, disks []disk, progress fu
 		case <-done:
 		}
 	}()
-	err := m.converse(ctx, r, disks, progress)
+	err := m.converse(ctx, r, disks, files, progress)
 	if err != nil && context.Cause(ctx) != nil {
 		return context.Cause(ctx)
 	}
 	return err
 }
 
-func (m *machine) converse(ctx context.Context, r *Record, disks []disk, progress func(api.Event)) error {
+func (m *machine) converse(ctx context.Context, r *Record, disks []disk, files []link.File, progress func(api.Event)) error {
 	end := step(progress, "kernel")
 	conn, err := accept(ctx, m.hello)
 	if err != nil {
@@ -59,6 +59,7 @@ func (m *machine) converse(ctx context.Context, r *Record, disks []disk, progres
 	if err != nil {
 		return err
 	}
+	config.Files = files
 	if err := link.SendBoot(ctx, conn, config); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"banger/ops"
 	"banger/personas/api"
+	"banger/personas/daemon/filesync"
 	"banger/store"
 )
 
@@ -31,6 +32,9 @@ type Record struct {
 	Lease ops.VMReserveReply `json:"lease"`
 
 	HostKey HostKey `json:"host_key,omitzero"`
+
+	// Sync are the files of the owner's home that the VM gets at its first start.
+	Sync []filesync.Entry `json:"file_sync,omitempty"`
 
 	CreatedAt time.Time `json:"created_at"`
 	StartedAt time.Time `json:"started_at,omitzero"`

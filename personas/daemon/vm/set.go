@@ -38,6 +38,9 @@ type Set struct {
 	// BootFiles finds or makes what a kernel boots with under a VMM.
 	BootFiles func(ctx context.Context, kernel Kernel, vmm api.VMM) (Boot, error)
 
+	// Home is the owner's, which the files of a record's Sync are below.
+	Home string
+
 	// ClaimTime is how long a VM with AutoRemove may be without a holder when it
 	// was created, or when the daemon starts. Zero means a minute.
 	ClaimTime time.Duration
