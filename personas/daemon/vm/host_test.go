@@ -1,0 +1,485 @@
+package vm
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/fc"
+	"banger/fc/fctest"
+	"banger/ops"
+	"banger/personas/guest/link"
+	"banger/personas/guest/link/frame"
+)
+
+// TestMain is a VMM's process too, where it was started as one: it lives until
+// it is killed.
+func TestMain(m *testing.M) {
+	if os.Args[0] == "fake-vmm" {
+		io.Copy(io.Discard, os.Stdin) // its starter has died
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// host is a helper that keeps its leases in memory. Its VMMs are processes
+// whose API is served by the test, and its guests speak the real protocol.
+type host struct {
+	t     testing.TB
+	dir   string
+	tasks sync.WaitGroup // of the guests
+
+	// mu guards the fields that follow.
+	mu      sync.Mutex
+	leases  map[string]*guest // by handle
+	kernels map[string]bool
+	before  func(step string) error // is called for each operation and step
+	manner  string                  // of the guests: see guest.behave
+	grace   bool                    // guests do not shut down
+	boots   []link.BootConfig       // what guests were told, in order
+	disks   []string                // the first bytes of each disk of the VM that was started last
+}
+
+// guest is a lease, and its VM where it runs.
+type guest struct {
+	lease  ops.Reservation
+	dir    string
+	cmd    *exec.Cmd
+	pidfd  int
+	vmm    *fctest.VMM
+	cancel context.CancelFunc
+	hello  *os.File
+	serial *os.File
+}
+
+// newHost starts a helper and returns it with its socket's path.
+func newHost(t testing.TB) (*host, string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "vm") // t.TempDir is too long for sockets
+	must(t, err)
+	h := &host{t: t, dir: dir, leases: make(map[string]*guest), kernels: make(map[string]bool)}
+	path := filepath.Join(dir, "helper.sock")
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	must(t, err)
+	s := &ops.Server{Log: slog.New(slog.DiscardHandler), Authorise: func(*unix.Ucred) error { return nil }}
+	h.bind(s)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("helper: %v", err)
+		}
+		h.mu.Lock()
+		for _, g := range h.leases {
+			h.killLocked(g)
+		}
+		h.mu.Unlock()
+		h.tasks.Wait()
+		os.RemoveAll(dir)
+	})
+	return h, path
+}
+
+func (h *host) bind(s *ops.Server) {
+	ops.Bind(s, ops.Hello, func(context.Context, *ops.Call, ops.None) (ops.HelloReply, []*os.File, error) {
+		return ops.HelloReply{}, nil, nil
+	})
+	none := func(context.Context, *ops.Call, ops.None) (ops.None, []*os.File, error) {
+		return ops.None{}, nil, errors.New("not here")
+	}
+	ops.Bind(s, ops.Inventory, none)
+	ops.Bind(s, ops.Resolver, none)
+	ops.Bind(s, ops.Reconcile, h.reconcile)
+	ops.Bind(s, ops.VMReserve, h.reserve)
+	ops.Bind(s, ops.VMStart, h.start)
+	ops.Bind(s, ops.VMReconnect, h.reconnect)
+	ops.Bind(s, ops.VMStop, h.stop)
+	ops.Bind(s, ops.VMRelease, h.release)
+	ops.Bind(s, ops.KernelPut, h.putKernel)
+	ops.Bind(s, ops.NetPolicy, func(context.Context, *ops.Call, ops.NetPolicyArgs) (ops.None, []*os.File, error) {
+		return ops.None{}, nil, nil
+	})
+}
+
+// step is a point at which a test may interfere.
+func (h *host) step(name string) error {
+	h.mu.Lock()
+	before := h.before
+	h.mu.Unlock()
+	if before == nil {
+		return nil
+	}
+	return before(name)
+}
+
+func (h *host) reconcile(context.Context, *ops.Call, ops.None) (ops.None, []*os.File, error) {
+	if err := h.step("Reconcile"); err != nil {
+		return ops.None{}, nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	list := []ops.Reservation{}
+	for _, g := range h.leases {
+		r := g.lease
+		r.Running = g.alive()
+		list = append(list, r)
+	}
+	data, _ := json.Marshal(list)
+	fd, err := unix.MemfdCreate("list", unix.MFD_CLOEXEC)
+	if err != nil {
+		return ops.None{}, nil, err
+	}
+	f := os.NewFile(uintptr(fd), "list")
+	_, err = f.WriteAt(data, 0)
+	return ops.None{}, []*os.File{f}, err
+}
+
+func (h *host) reserve(context.Context, *ops.Call, ops.None) (ops.VMReserveReply, []*os.File, error) {
+	if err := h.step("VMReserve"); err != nil {
+		return ops.VMReserveReply{}, nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	slot := len(h.leases)
+	r := ops.VMReserveReply{
+		Handle: randomHex(16), ID: randomHex(4), Slot: slot, Prefix: 16, Gateway: "10.83.0.1",
+		Address: fmt.Sprintf("10.83.1.%d", slot+2), MAC: fmt.Sprintf("06:00:0a:53:01:%02x", slot+2),
+	}
+	h.leases[r.Handle] = &guest{lease: ops.Reservation{Handle: r.Handle, ID: r.ID, Slot: slot}}
+	return r, nil, nil
+}
+
+func (h *host) find(handle string) (*guest, error) {
+	if g := h.leases[handle]; g != nil {
+		return g, nil
+	}
+	return nil, &ops.Error{Code: ops.NotFound, Message: "no VM has this handle"}
+}
+
+func (h *host) putKernel(_ context.Context, call *ops.Call, a ops.KernelPutArgs) (ops.KernelPutReply, []*os.File, error) {
+	if err := h.step("KernelPut"); err != nil {
+		return ops.KernelPutReply{}, nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(call.Files) > 0 {
+		h.kernels[a.Digest] = true
+	}
+	return ops.KernelPutReply{Have: h.kernels[a.Digest]}, nil, nil
+}
+
+func (h *host) start(_ context.Context, call *ops.Call, a ops.VMStartArgs) (ops.VMStartReply, []*os.File, error) {
+	if err := h.step("VMStart"); err != nil {
+		return ops.VMStartReply{}, nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	g, err := h.find(a.Handle)
+	if err != nil {
+		return ops.VMStartReply{}, nil, err
+	}
+	if !h.kernels[a.Kernel] || !h.kernels[a.Initrd] {
+		return ops.VMStartReply{}, nil, &ops.Error{Code: ops.NotFound, Message: "no kernel has this digest"}
+	}
+	if g.alive() {
+		return ops.VMStartReply{}, nil, &ops.Error{Code: ops.Conflict, Message: "the VM runs already"}
+	}
+	h.disks = nil
+	for _, f := range call.Files {
+		head := make([]byte, 16)
+		n, _ := f.ReadAt(head, 0)
+		h.disks = append(h.disks, string(head[:n]))
+	}
+	h.killLocked(g)
+	if err := h.launch(g); err != nil {
+		return ops.VMStartReply{}, nil, err
+	}
+	return h.handOut(g)
+}
+
+func (h *host) reconnect(_ context.Context, _ *ops.Call, a ops.HandleArgs) (ops.VMStartReply, []*os.File, error) {
+	if err := h.step("VMReconnect"); err != nil {
+		return ops.VMStartReply{}, nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	g, err := h.find(a.Handle)
+	if err != nil {
+		return ops.VMStartReply{}, nil, err
+	}
+	if !g.alive() {
+		return ops.VMStartReply{}, nil, &ops.Error{Code: ops.Conflict, Message: "the VM does not run"}
+	}
+	return h.handOut(g)
+}
+
+func (h *host) stop(_ context.Context, _ *ops.Call, a ops.HandleArgs) (ops.None, []*os.File, error) {
+	if err := h.step("VMStop"); err != nil {
+		return ops.None{}, nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	g, err := h.find(a.Handle)
+	if err != nil {
+		return ops.None{}, nil, err
+	}
+	h.killLocked(g)
+	return ops.None{}, nil, nil
+}
+
+func (h *host) release(_ context.Context, _ *ops.Call, a ops.HandleArgs) (ops.None, []*os.File, error) {
+	if err := h.step("VMRelease"); err != nil {
+		return ops.None{}, nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if g, err := h.find(a.Handle); err == nil {
+		h.killLocked(g)
+		delete(h.leases, a.Handle)
+	}
+	return ops.None{}, nil, nil
+}
+
+// launch starts a process, an API and the sockets of a VM.
+func (h *host) launch(g *guest) error {
+	dir, err := os.MkdirTemp(h.dir, "run")
+	if err != nil {
+		return err
+	}
+	g.dir, g.pidfd = dir, -1
+	g.cmd = &exec.Cmd{Path: "/proc/self/exe", Args: []string{"fake-vmm"}, SysProcAttr: &unix.SysProcAttr{PidFD: &g.pidfd}}
+	if _, err := g.cmd.StdinPipe(); err != nil {
+		return err
+	}
+	if err := g.cmd.Start(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	g.cancel = cancel
+	agent, err := net.Listen("unix", filepath.Join(dir, "v.sock"))
+	if err != nil {
+		return err
+	}
+	context.AfterFunc(ctx, func() { agent.Close() })
+	h.tasks.Go(func() { h.serveAgent(g, agent) })
+	apiSocket, err := net.Listen("unix", filepath.Join(dir, "api.sock"))
+	if err != nil {
+		return err
+	}
+	g.vmm = &fctest.VMM{ID: g.lease.ID, OnStart: func(context.Context, fc.VMConfig) error {
+		if err := h.step("InstanceStart"); err != nil {
+			return err
+		}
+		h.tasks.Go(func() { h.boot(ctx, g, dir) })
+		return nil
+	}}
+	if h.manner == "mute" { // the kernel accepts, and nobody answers
+		context.AfterFunc(ctx, func() { apiSocket.Close() })
+	} else {
+		h.tasks.Go(func() { g.vmm.Serve(ctx, apiSocket) })
+	}
+	if g.hello, err = listenFile(filepath.Join(dir, "v.sock_1024")); err != nil {
+		return err
+	}
+	g.serial, err = os.OpenFile(filepath.Join(dir, "serial"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = g.serial.WriteString("Linux version 6\nlast words\n")
+	return err
+}
+
+func listenFile(path string) (*os.File, error) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	l.SetUnlinkOnClose(false)
+	return l.File()
+}
+
+func (h *host) handOut(g *guest) (ops.VMStartReply, []*os.File, error) {
+	conn, err := net.Dial("unix", filepath.Join(g.dir, "api.sock"))
+	if err != nil {
+		return ops.VMStartReply{}, nil, err
+	}
+	defer conn.Close()
+	apiFile, err := conn.(*net.UnixConn).File()
+	if err != nil {
+		return ops.VMStartReply{}, nil, err
+	}
+	run, err := unix.Open(g.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return ops.VMStartReply{}, nil, err
+	}
+	return ops.VMStartReply{PID: g.cmd.Process.Pid, Tap: "tap0"}, []*os.File{
+		apiFile, dupFile(h.t, g.pidfd), dupFile(h.t, int(g.hello.Fd())), os.NewFile(uintptr(run), "run"), dupFile(h.t, int(g.serial.Fd())),
+	}, nil
+}
+
+func dupFile(t testing.TB, fd int) *os.File {
+	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Errorf("duplicate: %v", err)
+	}
+	return os.NewFile(uintptr(n), "dup")
+}
+
+// boot is the guest's first process. It behaves as it was told to.
+func (h *host) boot(ctx context.Context, g *guest, dir string) {
+	h.mu.Lock()
+	manner := h.manner
+	h.mu.Unlock()
+	switch manner {
+	case "silent":
+		return
+	case "dead":
+		g.cmd.Process.Kill()
+		return
+	}
+	conn, err := net.Dial("unix", filepath.Join(dir, "v.sock_1024"))
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	w, r := frame.NewWriter(conn), frame.NewReader(conn)
+	if manner == "rude" {
+		io.WriteString(conn, "GET / HTTP/1.0\r\n\r\n")
+		return
+	}
+	w.JSON(frame.Hello, link.Hello{Version: "test"})
+	var config link.BootConfig
+	if err := r.Expect(frame.Boot, &config); err != nil {
+		return
+	}
+	h.mu.Lock()
+	h.boots = append(h.boots, config)
+	h.mu.Unlock()
+	if manner == "broken" {
+		w.Fail(errors.New("no root disk"))
+		return
+	}
+	if h.step("Ready") == nil {
+		w.JSON(frame.Ready, link.Ready{Init: "banger"})
+	}
+}
+
+// serveAgent answers what is asked of the guest by way of Firecracker's socket.
+func (h *host) serveAgent(g *guest, l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		h.tasks.Go(func() {
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			line, err := bufio.NewReaderSize(conn, 16).ReadString('\n')
+			if err != nil || line != "CONNECT 1025\n" {
+				return
+			}
+			io.WriteString(conn, "OK 1\n")
+			t, payload, err := frame.NewReader(conn).Next()
+			if err != nil || t != frame.Request {
+				return
+			}
+			var req link.Request
+			if json.Unmarshal(payload, &req) != nil || req.Shutdown == nil {
+				return
+			}
+			frame.NewWriter(conn).JSON(frame.Answer, link.Nothing{})
+			h.mu.Lock()
+			stays := h.grace
+			h.mu.Unlock()
+			if !stays {
+				g.cmd.Process.Kill()
+			}
+		})
+	}
+}
+
+func (g *guest) alive() bool {
+	if g.cmd == nil {
+		return false
+	}
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(g.pidfd), Events: unix.POLLIN}}, 0)
+	return n == 0 && err == nil
+}
+
+func (h *host) killLocked(g *guest) {
+	if g.cmd == nil {
+		return
+	}
+	g.cmd.Process.Kill()
+	g.cmd.Wait()
+	unix.Close(g.pidfd)
+	g.cancel()
+	g.hello.Close()
+	g.serial.Close()
+	os.RemoveAll(g.dir)
+	g.cmd = nil
+}
+
+// crash ends the VMM of the only VM, as a guest does that powers off.
+func (h *host) crash() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, g := range h.leases {
+		if g.cmd != nil {
+			g.cmd.Process.Kill()
+		}
+	}
+}
+
+func (h *host) set(change func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	change()
+}
+
+// count is the number of leases.
+func (h *host) count() (n int) {
+	h.set(func() { n = len(h.leases) })
+	return n
+}
+
+// idle reports whether no VMM runs.
+func (h *host) idle() (is bool) {
+	h.set(func() {
+		is = true
+		for _, g := range h.leases {
+			is = is && !g.alive()
+		}
+	})
+	return is
+}
+
+// refuseAt makes one step fail, once.
+func (h *host) refuseAt(step string) {
+	h.set(func() {
+		h.before = func(name string) error {
+			if name != step {
+				return nil
+			}
+			h.set(func() { h.before = nil })
+			return errors.New("refused at " + step)
+		}
+	})
+}
