@@ -8,18 +8,20 @@
 //
 //	helper (Start)                         stage (a fork of the same binary)
 //	--------------                         ---------------------------------
-//	make a fresh jail directory
 //	fork with new pid, ipc, uts spaces --> waits for its plan on descriptor 3
+//	make a fresh jail directory
 //	write the record (pid, start time)
-//	send the plan                      --> clone the mounts of what it was given
+//	send the plan and descriptors      --> clone the mounts of what it was given
 //	                                       leave the mount namespace
 //	                                       build the root, pivot, drop rights
 //	end of file: it runs           <-----  exec (descriptor 3 closes itself)
 //	wait for /run/api.sock (inotify)       VMM is pid 1 of its namespace
 //	give the socket to its owner
 //
-// If the helper dies before the plan was sent the stage sees the end of file and
-// leaves, so no VMM can run without a record, and Adopt finds each by it.
+// The first step knows nothing of the VM, and takes as long as all others of the
+// stage together, so that a Starter can do it in advance. If the helper dies before
+// the plan was sent the stage sees the end of file and leaves, so no VMM can run
+// without a record, and Adopt finds each by it.
 //
 // What the VMM sees: an own root on tmpfs, read-only, with /vmm (its binary),
 // /kernel, /initrd, /disk0 and so on, /dev with seven nodes at most, /proc of its

@@ -4,17 +4,26 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxPlan bounds what the stage reads, and what it may answer.
 const maxPlan = 64 << 10
 
-// Descriptors that the stage is started with.
+// maxFiles bounds what a plan describes: run, binary, kernel, initrd and disks.
+const maxFiles = 4 + MaxDisks
+
+// planFD is the only descriptor that the stage is started with, but for three null
+// devices: a SOCK_SEQPACKET socket. The plan comes in, an error goes out.
+const planFD = 3
+
+// Descriptors that come with a plan.
 const (
-	planFD  = 3 // socket: the plan comes in, an error goes out
-	rootFD  = 4 // directory of the jail, where the new root is mounted
-	firstFD = 5 // what plan.Files describes, in order
+	logAt   = iota // standard output and error
+	rootAt         // directory of the jail, where the new root is mounted
+	firstAt        // what plan.Files describes, in order
 )
 
 // plan is what Start tells the stage.
@@ -27,9 +36,11 @@ type plan struct {
 	Binds    []string
 	Files    []planFile
 	Limits   Limits
+
+	fds []int // those that came with it
 }
 
-// planFile says what becomes of descriptor firstFD+i.
+// planFile says what becomes of the descriptor at firstAt+i.
 type planFile struct {
 	// Target is the name in the new root, without a leading slash.
 	Target   string
@@ -38,8 +49,8 @@ type planFile struct {
 	Exec     bool
 }
 
-// send writes p to w.
-func (p *plan) send(w io.Writer) error {
+// send gives the plan and its files to the stage behind talk.
+func (p *plan) send(talk *os.File, files []*os.File) error {
 	b, err := json.Marshal(p)
 	if err != nil {
 		return fmt.Errorf("encode plan: %v", err)
@@ -47,20 +58,52 @@ func (p *plan) send(w io.Writer) error {
 	if len(b) > maxPlan {
 		return fmt.Errorf("encode plan: %d bytes, at most %d", len(b), maxPlan)
 	}
-	_, err = w.Write(b)
-	return err
+	fds := make([]int, len(files))
+	for i, f := range files {
+		fds[i] = int(f.Fd())
+	}
+	err = control(talk, func(fd int) error { return unix.Sendmsg(fd, b, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL) })
+	if err != nil {
+		return fmt.Errorf("send plan: %v", err)
+	}
+	return nil
 }
 
-// receivePlan reads a plan to the end of r. A sender that went away without
-// having sent all is an error, whatever it did send.
-func receivePlan(r io.Reader) (*plan, error) {
-	b, err := io.ReadAll(io.LimitReader(r, maxPlan+1))
-	if err != nil {
+// receivePlan waits for the plan. It returns nil if the sender went away: it has no
+// use for the stage, or no time left.
+func receivePlan(talk int) (*plan, error) {
+	text, rights := make([]byte, maxPlan), make([]byte, unix.CmsgSpace(4*(firstAt+maxFiles)))
+	n, oobn, flags, _, err := unix.Recvmsg(talk, text, rights, unix.MSG_CMSG_CLOEXEC)
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("read plan: %v", err)
+	case n == 0:
+		return nil, nil
+	case flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0:
+		return nil, fmt.Errorf("read plan: it is too long")
 	}
-	if len(b) > maxPlan {
-		return nil, fmt.Errorf("read plan: more than %d bytes", maxPlan)
+	p, err := decodePlan(text[:n])
+	if err != nil {
+		return nil, err
 	}
+	messages, err := unix.ParseSocketControlMessage(rights[:oobn])
+	if err != nil {
+		return nil, fmt.Errorf("read files of plan: %v", err)
+	}
+	for _, m := range messages {
+		fds, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			return nil, fmt.Errorf("read files of plan: %v", err)
+		}
+		p.fds = append(p.fds, fds...)
+	}
+	if len(p.fds) != firstAt+len(p.Files) {
+		return nil, fmt.Errorf("read files of plan: %d came, %d are in it", len(p.fds), firstAt+len(p.Files))
+	}
+	return p, nil
+}
+
+func decodePlan(b []byte) (*plan, error) {
 	p := new(plan)
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()

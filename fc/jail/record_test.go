@@ -178,21 +178,16 @@ func TestKeeperDiesBeforePlan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, _, err := s.files(d)
+	st, err := startStage()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours, theirs, err := os.Pipe()
+	p, err := st.adopt(s.UID, d)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := launch(f.inherit(ours), s.UID, d)
-	ours.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	theirs.Close() // what the kernel does for the dead
-	if exit, err := p.Wait(within(t, 5*time.Second)); err != nil || exit.Status.ExitStatus() != 1 {
+	st.talk.Close() // what the kernel does for the dead
+	if exit, err := p.Wait(within(t, 5*time.Second)); err != nil || exit.Status != 0 {
 		t.Errorf("exit %v, %v", exit, err)
 	}
 	if err := p.Close(); err != nil {

@@ -17,14 +17,14 @@ var systemPaths = []string{
 	"/etc/ld.so.cache", "/nix/store", "/gnu/store",
 }
 
-// cloneTrees makes a detached mount of every descriptor that was passed. This must
+// cloneTrees makes a detached mount of every descriptor that came. This must
 // happen before the mount namespace is left: the kernel clones only mounts of the
 // caller's namespace, and those of the descriptors stay in the old one for ever
 // (a bind mount of /proc/self/fd/N afterwards is EINVAL).
 func (p *plan) cloneTrees() ([]int, error) {
 	trees := make([]int, len(p.Files))
 	for i, f := range p.Files {
-		fd, err := unix.OpenTree(firstFD+i, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		fd, err := unix.OpenTree(p.fds[firstAt+i], "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 		if err != nil {
 			return nil, mountError("clone the mount of "+f.Target, err)
 		}
@@ -39,7 +39,7 @@ func (p *plan) cloneTrees() ([]int, error) {
 // buildRoot leaves the mount namespace, builds the new root and makes it the only one.
 func (p *plan) buildRoot(trees []int) error {
 	// The working directory is translated to the new namespace, a descriptor is not.
-	if err := unix.Fchdir(rootFD); err != nil {
+	if err := unix.Fchdir(p.fds[rootAt]); err != nil {
 		return fmt.Errorf("enter jail directory: %v", err)
 	}
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {

@@ -14,8 +14,9 @@ import (
 const StageName = "banger-jail"
 
 // Stage turns the process into a jailed VMM and does not return if that worked.
-// It is the whole program of a process with the name StageName, which only Start
-// creates; it returns the exit status if it was refused or failed.
+// It is the whole program of a process with the name StageName, which only this
+// package creates; it returns the exit status if it was refused, failed, or is not
+// wanted any more.
 func Stage(args []string) int {
 	if os.Geteuid() != 0 || len(args) != 0 {
 		fmt.Fprintln(os.Stderr, StageName+": this role is started by banger-helper only")
@@ -24,17 +25,34 @@ func Stage(args []string) int {
 	// Namespaces, root and rights belong to a thread; the one that has changed them
 	// must be the one that executes.
 	runtime.LockOSThread()
-	talk := os.NewFile(planFD, "plan")
-	p, err := receivePlan(talk)
+	setName(StageName)
+	p, err := receivePlan(planFD)
+	if err == nil && p == nil {
+		return 0
+	}
 	if err == nil {
 		err = p.enter()
 	}
-	fmt.Fprint(talk, err)
+	_, _ = unix.Write(planFD, []byte(err.Error())) // whoever has gone needs no answer
 	return 1
+}
+
+// setName is what ps shows of the process, which was started by a link. Nothing
+// depends on it.
+func setName(name string) {
+	if f, err := os.OpenFile("/proc/self/comm", os.O_WRONLY, 0); err == nil {
+		f.WriteString(name)
+		f.Close()
+	}
 }
 
 // enter builds the jail, goes in and becomes the VMM. It returns only with an error.
 func (p *plan) enter() error {
+	for _, std := range []int{1, 2} {
+		if err := unix.Dup3(p.fds[logAt], std, 0); err != nil {
+			return fmt.Errorf("open log as descriptor %d: %v", std, err)
+		}
+	}
 	unix.Umask(0o022) // whatever the helper's is
 	trees, err := p.cloneTrees()
 	if err != nil {

@@ -10,8 +10,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // Start makes a jail, starts the VMM in it and returns when the VMM listens on its
@@ -19,7 +17,10 @@ import (
 // done; after an error nothing is left, neither process nor directory.
 //
 // The VMM is not tied to the caller: it has a session of its own and outlives it.
-func Start(ctx context.Context, s *Spec) (*Process, error) {
+func Start(ctx context.Context, s *Spec) (*Process, error) { return startIn(ctx, s, startStage) }
+
+// startIn is Start in a stage that comes from stage.
+func startIn(ctx context.Context, s *Spec, stage func() (*stage, error)) (*Process, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
@@ -27,7 +28,7 @@ func Start(ctx context.Context, s *Spec) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := spawn(ctx, s, d)
+	p, err := spawn(ctx, s, d, stage)
 	if err != nil {
 		return nil, errors.Join(err, d.remove(), d.close())
 	}
@@ -39,33 +40,27 @@ func Start(ctx context.Context, s *Spec) (*Process, error) {
 	return p, nil
 }
 
-// spawn runs the stage to the point where it has become the VMM.
-func spawn(ctx context.Context, s *Spec, d *dir) (*Process, error) {
-	files, plan, err := s.files(d)
-	defer func() {
-		for _, f := range files.opened {
-			f.Close()
-		}
-	}()
+// spawn brings a stage to the point where it has become the VMM.
+func spawn(ctx context.Context, s *Spec, d *dir, stage func() (*stage, error)) (*Process, error) {
+	binary, err := os.Open(s.Binary)
+	if err != nil {
+		return nil, fmt.Errorf("open VMM: %w", err)
+	}
+	defer binary.Close()
+	plan, files, err := s.plan(d, binary)
 	if err != nil {
 		return nil, err
 	}
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("make plan socket: %v", err)
-	}
-	if err := unix.SetNonblock(pair[0], true); err != nil { // lets a deadline end a read
-		return nil, fmt.Errorf("make plan socket: %v", err)
-	}
-	talk, theirs := os.NewFile(uintptr(pair[0]), "plan"), os.NewFile(uintptr(pair[1]), "plan")
-	defer talk.Close()
-
-	p, err := launch(files.inherit(theirs), s.UID, d)
-	theirs.Close()
+	st, err := stage()
 	if err != nil {
 		return nil, err
 	}
-	if err := p.tellPlan(ctx, talk, plan); err != nil {
+	defer st.talk.Close()
+	p, err := st.adopt(s.UID, d)
+	if err != nil {
+		return nil, err
+	}
+	if err := st.tell(ctx, plan, files); err != nil {
 		// The directory is the caller's to remove: it exists without a process too.
 		err = fmt.Errorf("jail VMM %s: %w", s.ID, err)
 		return nil, errors.Join(err, p.Kill(), p.gone(), p.closeFiles())
@@ -73,99 +68,16 @@ func spawn(ctx context.Context, s *Spec, d *dir) (*Process, error) {
 	return p, nil
 }
 
-// launch forks the stage and writes its record.
-func launch(files []*os.File, uid int, d *dir) (*Process, error) {
-	pidfd := -1
-	proc, err := os.StartProcess("/proc/self/exe", []string{StageName}, &os.ProcAttr{
-		Dir:   "/",
-		Env:   []string{}, // nil would be our own
-		Files: files,
-		Sys: &unix.SysProcAttr{
-			Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
-			Setsid:     true,
-			PidFD:      &pidfd,
-		},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("start jail stage: %w", mountError("fork", cause(err)))
-	}
-	pid := proc.Pid
-	_ = proc.Release() // waited for by pidfd
-	p, err := newProcess(pidfd, Record{PID: pid, UID: uid, Dir: d.path()}, d, true)
-	if err != nil {
-		return nil, err
-	}
-	if p.record.StartTicks, err = startTicks(pid); err == nil {
-		err = d.writeRecord(p.record)
-	}
-	if err != nil {
-		return nil, errors.Join(err, p.Kill(), p.gone(), p.closeFiles())
-	}
-	return p, nil
-}
-
-// tellPlan sends the plan and waits until the stage has become the VMM.
-func (p *Process) tellPlan(ctx context.Context, talk *os.File, plan *plan) error {
-	defer interrupt(ctx, talk)()
-	if err := plan.send(talk); err != nil {
-		return err
-	}
-	rc, err := talk.SyscallConn()
-	if err != nil {
-		return err
-	}
-	if err := rc.Control(func(fd uintptr) { err = unix.Shutdown(int(fd), unix.SHUT_WR) }); err != nil {
-		return err
-	}
-	if err != nil {
-		return fmt.Errorf("send plan: %v", err)
-	}
-	told, err := io.ReadAll(io.LimitReader(talk, maxPlan))
-	switch {
-	case ctx.Err() != nil:
-		return waitError(ctx)
-	case err != nil:
-		return fmt.Errorf("read from jail stage: %v", err)
-	case len(told) > 0:
-		return errors.New(string(told))
-	}
-	return nil
-}
-
-// stageFiles are the descriptors of a stage.
-type stageFiles struct {
-	std    [3]*os.File
-	dir    *os.File
-	rest   []*os.File
-	opened []*os.File // to be closed once the stage has them
-}
-
-// inherit returns them in the order of the descriptor numbers.
-func (f *stageFiles) inherit(talk *os.File) []*os.File {
-	return append([]*os.File{f.std[0], f.std[1], f.std[2], talk, f.dir}, f.rest...)
-}
-
-// files opens what the stage needs and writes the plan that goes with it.
-func (s *Spec) files(d *dir) (stageFiles, *plan, error) {
-	var f stageFiles
-	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
-	if err != nil {
-		return f, nil, fmt.Errorf("open null device: %v", err)
-	}
-	f.opened = append(f.opened, null)
-	binary, err := os.Open(s.Binary)
-	if err != nil {
-		return f, nil, fmt.Errorf("open VMM: %w", err)
-	}
-	f.opened = append(f.opened, binary)
-	f.std, f.dir = [3]*os.File{null, s.Log, s.Log}, d.root
-
+// plan returns what the stage is told and what it is given. The files remain open.
+func (s *Spec) plan(d *dir, binary *os.File) (*plan, []*os.File, error) {
 	p := &plan{
 		Hostname: s.ID, UID: s.UID, GID: s.GID, Args: s.Args,
 		System: s.System || dynamic(binary), KVM: s.KVM, Binds: s.Binds, Limits: s.Limits,
 	}
+	files := []*os.File{logAt: s.Log, rootAt: d.root}
+	var err error
 	add := func(file *os.File, pf planFile) {
-		f.rest, p.Files = append(f.rest, file), append(p.Files, pf)
+		files, p.Files = append(files, file), append(p.Files, pf)
 		if aerr := checkAdmits(file, s.UID, s.GID, !pf.ReadOnly); aerr != nil && err == nil {
 			err = fmt.Errorf("check /%s: %w", pf.Target, aerr)
 		}
@@ -179,7 +91,7 @@ func (s *Spec) files(d *dir) (stageFiles, *plan, error) {
 	for i, disk := range s.Disks {
 		add(disk.File, planFile{Target: DiskPath(i)[1:], ReadOnly: disk.ReadOnly})
 	}
-	return f, p, err
+	return p, files, err
 }
 
 // dynamic reports whether a binary asks for a loader, or is none that we can read,

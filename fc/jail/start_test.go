@@ -233,7 +233,7 @@ func FuzzPlan(f *testing.F) {
 	f.Add([]byte(`{`))
 	f.Add([]byte(``))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		p, err := receivePlan(strings.NewReader(string(b)))
+		p, err := decodePlan(b)
 		if (p == nil) == (err == nil) {
 			t.Errorf("plan %v, error %v", p, err)
 		}
@@ -244,15 +244,26 @@ func FuzzPlan(f *testing.F) {
 func BenchmarkStart(b *testing.B) {
 	needRoot(b)
 	s := newSpec(b, "")
-	for b.Loop() {
-		p, err := Start(b.Context(), s)
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.StopTimer()
-		p.Kill()
-		p.gone()
-		p.Release()
-		b.StartTimer()
+	for _, prepared := range []bool{false, true} {
+		b.Run(fmt.Sprintf("prepared=%t", prepared), func(b *testing.B) {
+			var starter Starter
+			for b.Loop() {
+				b.StopTimer()
+				if prepared {
+					starter.Prepare()
+					time.Sleep(30 * time.Millisecond) // as the making of a disk does
+				}
+				b.StartTimer()
+				p, err := starter.Start(b.Context(), s)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				p.Kill()
+				p.gone()
+				p.Release()
+				b.StartTimer()
+			}
+		})
 	}
 }

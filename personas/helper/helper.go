@@ -156,9 +156,13 @@ func serve(ctx context.Context, log *slog.Logger, c config) error {
 	m := &machines{
 		owner: c.owner, table: reservations, kernels: kept,
 		net: network, jails: jailDir, logs: logDir, baseUID: vmUIDs,
-		startVMM: jail.Start, firecracker: c.firecracker,
+		firecracker: c.firecracker,
 	}
-	if !c.standalone {
+	if c.standalone {
+		m.spare = &jail.Starter{}
+		defer m.spare.Relax()
+		m.startVMM = m.spare.Start
+	} else {
 		l, err := units(ctx)
 		if err != nil {
 			return err
@@ -251,6 +255,9 @@ func (m *machines) reserve(_ context.Context, call *ops.Call, _ ops.None) (ops.V
 	r, err := m.table.reserve(call.ID)
 	if err != nil {
 		return ops.VMReserveReply{}, nil, err
+	}
+	if m.spare != nil {
+		m.spare.Prepare()
 	}
 	plan := m.net.Plan()
 	return ops.VMReserveReply{

@@ -113,6 +113,7 @@ func newLab(t testing.TB) *lab {
 	must(t, err)
 	l := &lab{machines: newMachines(t, dir, network), dir: dir}
 	t.Cleanup(func() {
+		l.spare.Relax()
 		for _, r := range l.table.all() {
 			r.mu.Lock()
 			if err := l.clear(context.Background(), r); err != nil {
@@ -132,9 +133,10 @@ func newMachines(t testing.TB, dir string, network *netns.Namespace) *machines {
 	t.Helper()
 	table, err := loadTable(filepath.Join(dir, "vms"), slog.New(slog.DiscardHandler))
 	must(t, err)
+	spare := &jail.Starter{}
 	return &machines{
-		owner: testOwner, table: table, kernels: &kernels{dir: filepath.Join(dir, "kernels")}, net: network,
-		jails: filepath.Join(dir, "jails"), logs: filepath.Join(dir, "logs"), baseUID: testUIDs, startVMM: jail.Start,
+		owner: testOwner, spare: spare, table: table, kernels: &kernels{dir: filepath.Join(dir, "kernels")}, net: network,
+		jails: filepath.Join(dir, "jails"), logs: filepath.Join(dir, "logs"), baseUID: testUIDs, startVMM: spare.Start,
 	}
 }
 
@@ -146,6 +148,7 @@ func (l *lab) restart(t testing.TB) {
 			must(t, p.Close())
 		}
 	}
+	l.spare.Relax()
 	l.machines = newMachines(t, l.dir, l.net)
 	must(t, l.adopt(t.Context()))
 }

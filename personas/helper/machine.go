@@ -38,6 +38,10 @@ type machines struct {
 	shared      bool
 	forget      func(ctx context.Context, id string) error // what startVMM has left; may be nil
 	firecracker string                                     // configured path, or empty
+
+	// spare begins a start when a VM is reserved, which is soon to be started. It is
+	// nil where systemd starts the VMMs.
+	spare *jail.Starter
 }
 
 // owner is whom the helper serves.
@@ -109,6 +113,9 @@ func (m *machines) release(ctx context.Context, _ *ops.Call, a ops.HandleArgs) (
 	defer r.mu.Unlock()
 	if err := m.clear(ctx, r); err != nil {
 		return ops.None{}, nil, err
+	}
+	if m.spare != nil {
+		m.spare.Relax() // it may be this VM's, which was never started
 	}
 	if err := os.Remove(m.logPath(r)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return ops.None{}, nil, fmt.Errorf("remove serial log: %w", err)

@@ -3,6 +3,7 @@ package helper
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -71,6 +72,49 @@ func TestLifeOfMachine(t *testing.T) {
 	}
 	_, _, err = l.start(t.Context(), &ops.Call{ID: "start-4", Files: []*os.File{disk}}, l.args(t, r, "ok"))
 	wantCode(t, err, ops.NotFound)
+}
+
+// A start begins with the reservation, and a VM that is never started leaves
+// nothing of that.
+func TestReservedVMIsReadyToStart(t *testing.T) {
+	l := newLab(t)
+	stages := func() (pids []string) {
+		for _, pid := range processesOf(t, 0) {
+			argv, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+			stat, _ := os.ReadFile("/proc/" + pid + "/stat")
+			ours := strings.Contains(string(stat), fmt.Sprintf(" %d ", os.Getpid()))
+			if ours && strings.TrimRight(string(argv), "\x00") == jail.StageName {
+				pids = append(pids, pid)
+			}
+		}
+		return pids
+	}
+	reserve := func(request string) ops.HandleArgs {
+		reply, _, err := l.reserve(t.Context(), &ops.Call{ID: request}, ops.None{})
+		must(t, err)
+		if n := len(stages()); n != 1 {
+			t.Errorf("%d stages wait", n)
+		}
+		return ops.HandleArgs{Handle: reply.Handle}
+	}
+	ended := func(a ops.HandleArgs) {
+		_, _, err := l.release(t.Context(), nil, a)
+		must(t, err)
+		if left := stages(); len(left) > 0 {
+			t.Errorf("stages are left: %v", left)
+		}
+		l.wantNothing(t)
+	}
+	ended(reserve("a"))
+
+	a := reserve("b")
+	waits := stages()[0]
+	reply, err := l.run(t, l.table.handles[a.Handle], "start", "ok", l.disk(t))
+	must(t, err)
+	if fmt.Sprint(reply.PID) != waits {
+		t.Errorf("the VMM is process %d, and %s was ready", reply.PID, waits)
+	}
+	ended(a)
 }
 
 // Whatever refuses a start, nothing of it stays, and the VM can be started.
