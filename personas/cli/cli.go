@@ -47,6 +47,7 @@ type grammar struct {
 	VM         vmCmd         `cmd:"" name:"vm" help:"Run, create and manage VMs."`
 	Image      imageCmd      `cmd:"" help:"Import and manage root file systems."`
 	Kernel     kernelCmd     `cmd:"" help:"Import and manage guest kernels."`
+	Config     configCmd     `cmd:"" help:"Look at your configuration."`
 	System     systemCmd     `cmd:"" help:"Look at what banger has on this host."`
 	Doctor     doctorCmd     `cmd:"" help:"Check whether this host can run VMs."`
 	SSHConfig  sshConfigCmd  `cmd:"" name:"ssh-config" help:"Let ssh find VMs by name."`

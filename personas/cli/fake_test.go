@@ -53,20 +53,21 @@ type fakeDaemon struct {
 	agent  *agent.Agent
 
 	// mu guards the fields that follow.
-	mu     sync.Mutex
-	vms    map[string]*api.VM
-	images []api.Image
-	calls  []string               // in order, without questions
-	specs  []api.VMSpec           // of the creations
-	fail   map[string]*api.Error  // by call
-	block  map[string]chan string // by call: waits until the client has gone, then says so
-	holds  []net.Conn
-	held   chan struct{} // a hold was taken
-	got    []byte        // the content of the last import
-	req    api.ImportRequest
-	take   func(req api.ImportRequest, files []*os.File) // what an import does, if not nil
-	root   string                                        // of the host that banger runs on
-	server *http.Server
+	mu       sync.Mutex
+	vms      map[string]*api.VM
+	images   []api.Image
+	settings api.Settings
+	calls    []string               // in order, without questions
+	specs    []api.VMSpec           // of the creations
+	fail     map[string]*api.Error  // by call
+	block    map[string]chan string // by call: waits until the client has gone, then says so
+	holds    []net.Conn
+	held     chan struct{} // a hold was taken
+	got      []byte        // the content of the last import
+	req      api.ImportRequest
+	take     func(req api.ImportRequest, files []*os.File) // what an import does, if not nil
+	root     string                                        // of the host that banger runs on
+	server   *http.Server
 }
 
 func newFake(t *testing.T) *fakeDaemon {
@@ -94,6 +95,7 @@ func (d *fakeDaemon) listen() {
 		json.NewEncoder(w).Encode(api.Version{Version: "1.2.4"})
 	})
 	mux.HandleFunc("GET /v1/inventory", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, `{"b":1,"a":2}`) })
+	mux.HandleFunc("GET /v1/config", d.config)
 	mux.HandleFunc("GET /v1/vms", d.list)
 	mux.HandleFunc("GET /v1/images", func(w http.ResponseWriter, r *http.Request) {
 		d.with(func() { json.NewEncoder(w).Encode(d.images) })

@@ -28,28 +28,29 @@ type vmCmd struct {
 	Copy    vmCopyCmd    `cmd:"" name:"cp" help:"Copy files and trees into or out of a running VM."`
 }
 
-// vmFlags describe a VM that is to be.
+// vmFlags describe a VM that is to be. What is not given is the daemon's to fill in,
+// by the owner's configuration first.
 type vmFlags struct {
 	Name    string   `placeholder:"NAME" help:"Name of the VM. Chosen if not given."`
-	Image   string   `placeholder:"IMAGE" help:"Root file system, by name or digest. Default: the one marked default, else the only one."`
+	Image   string   `placeholder:"IMAGE" help:"Root file system, by name or digest. Default: the configured one, else the one marked default, else the only one."`
 	Kernel  string   `placeholder:"KERNEL" help:"Kernel, by name or digest. Default: as for --image."`
 	CPUs    *int     `name:"cpus" placeholder:"N" help:"Virtual CPUs."`
 	Memory  *size    `placeholder:"SIZE" help:"Memory, such as 512m or 2GiB, rounded up to whole MiB. A bare number is bytes."`
 	Disk    *size    `placeholder:"SIZE" help:"Size of the root disk, such as 10g. A bare number is bytes. Default: what the image asks for."`
-	Net     string   `enum:"none,internet,full" default:"internet" placeholder:"MODE" help:"What the VM may reach: none, internet (public addresses only) or full (private ones too)."`
+	Net     *string  `enum:"none,internet,full" placeholder:"MODE" help:"What the VM may reach: none, internet (public addresses only) or full (private ones too)."`
 	Env     []string `short:"e" sep:"none" placeholder:"K=V" help:"Environment of every command in the VM. May be repeated."`
 	User    string   `placeholder:"USER" help:"User of every command in the VM: name or number, optionally :group."`
 	WorkDir string   `name:"workdir" placeholder:"DIR" help:"Working directory of every command in the VM."`
 	Init    string   `enum:"auto,banger,image" default:"auto" placeholder:"INIT" help:"What is PID 1: auto (the image's init if it has one), banger or image."`
-	VMM     string   `name:"vmm" enum:"auto,firecracker,qemu" default:"auto" placeholder:"VMM" help:"What runs the VM: auto (firecracker where KVM is usable, else qemu), firecracker or qemu."`
-	Backend string   `enum:"auto,reflink,overlay,copy" default:"auto" placeholder:"BACKEND" help:"How the disk is made from the image: auto (the cheapest that works here), reflink, overlay or copy."`
+	VMM     *string  `name:"vmm" enum:"auto,firecracker,qemu" placeholder:"VMM" help:"What runs the VM: auto (firecracker where KVM is usable, else qemu), firecracker or qemu."`
+	Backend *string  `enum:"auto,reflink,overlay,copy" placeholder:"BACKEND" help:"How the disk is made from the image: auto (the cheapest that works here), reflink, overlay or copy."`
 }
 
 // spec returns what f asks for. Everything that no VM can have is a usage error.
 func (f *vmFlags) spec() (api.VMSpec, error) {
 	s := api.VMSpec{
 		Name: f.Name, Image: f.Image, Kernel: f.Kernel,
-		Net: api.Net(f.Net), Init: api.Init(f.Init), VMM: api.VMM(f.VMM), Backend: api.Backend(f.Backend),
+		Net: word[api.Net](f.Net), Init: api.Init(f.Init), VMM: word[api.VMM](f.VMM), Backend: word[api.Backend](f.Backend),
 		Env: f.Env, User: f.User, WorkDir: f.WorkDir,
 	}
 	if f.CPUs != nil {
@@ -72,6 +73,14 @@ func (f *vmFlags) spec() (api.VMSpec, error) {
 		return s, usagef("%v", err)
 	}
 	return s, nil
+}
+
+// word is what a flag was given as, or nothing.
+func word[T ~string](flag *string) T {
+	if flag == nil {
+		return ""
+	}
+	return T(*flag)
 }
 
 // vmCreateCmd is `banger vm create`.
