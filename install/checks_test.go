@@ -43,7 +43,9 @@ func TestChecks(t *testing.T) {
 		},
 		"files": {
 			func(s site) doctor.Result { return s.files(t.Context()) },
-			func(root string) error { return os.WriteFile(root+"/etc/systemd/system/bangerd.service", []byte("[Service]"), 0o644) },
+			func(root string) error {
+				return os.WriteFile(root+"/etc/systemd/system/bangerd.service", []byte("[Service]"), 0o644)
+			},
 			doctor.Fail, "bangerd.service was changed",
 		},
 		"missing file": {
