@@ -47,6 +47,8 @@ type planFile struct {
 	Dir      bool
 	ReadOnly bool
 	Exec     bool
+	// Device is a block device: it becomes a node, and the VMM inherits it.
+	Device bool
 }
 
 // send gives the plan and its files to the stage behind talk.

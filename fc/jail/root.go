@@ -24,6 +24,9 @@ var systemPaths = []string{
 func (p *plan) cloneTrees() ([]int, error) {
 	trees := make([]int, len(p.Files))
 	for i, f := range p.Files {
+		if f.Device {
+			continue
+		}
 		fd, err := unix.OpenTree(p.fds[firstAt+i], "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 		if err != nil {
 			return nil, mountError("clone the mount of "+f.Target, err)
@@ -56,7 +59,13 @@ func (p *plan) buildRoot(trees []int) error {
 		return err
 	}
 	for i, f := range p.Files {
-		if err := place(trees[i], f.Target, f.Dir); err != nil {
+		var err error
+		if f.Device {
+			err = p.makeDiskNode(p.fds[firstAt+i], f.Target)
+		} else {
+			err = place(trees[i], f.Target, f.Dir)
+		}
+		if err != nil {
 			return err
 		}
 	}

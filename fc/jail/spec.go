@@ -26,10 +26,16 @@ const MaxDisks = 16
 
 // Disk is a drive of the VM.
 type Disk struct {
-	// File is what the VMM gets as DiskPath(i). Start does not close it.
+	// File is what the VMM gets as DiskPath(i). Start does not close it. Of a block device
+	// the VM's uid gets a node of its own, and the VMM inherits the descriptor: a
+	// device that goes when nobody has it open stays for as long as the VMM runs.
 	File *os.File
-	// ReadOnly makes writing impossible, whatever the mode of the file says.
+	// ReadOnly makes writing impossible, whatever the mode of the file says. No block
+	// device can have it.
 	ReadOnly bool
+	// Origin is the image that File is the store of a snapshot of. It is for those who
+	// hand a Spec on to who makes a device of the two: Start refuses it.
+	Origin *os.File
 }
 
 // Limits are the resource limits of a VMM. Zero means the default.
@@ -115,6 +121,12 @@ func (s *Spec) check() error {
 	for i, d := range s.Disks {
 		if d.File == nil {
 			return fmt.Errorf("check jail: disk %d is missing", i)
+		}
+		if d.Origin != nil {
+			return fmt.Errorf("check jail: disk %d is a snapshot that nobody has made", i)
+		}
+		if d.ReadOnly && isBlockDevice(d.File) {
+			return fmt.Errorf("check jail: disk %d is a device, and cannot be read-only", i)
 		}
 	}
 	for _, b := range s.Binds {

@@ -72,6 +72,9 @@ func (p *plan) enter() error {
 	if err := unix.CloseRange(planFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("mark descriptors: %v", err)
 	}
+	if err := p.keepDevices(); err != nil {
+		return err
+	}
 	err = unix.Exec(BinaryPath, p.Args, nil)
 	if errors.Is(err, unix.ENOENT) {
 		err = fmt.Errorf("%v (is its loader or interpreter missing in the jail?)", err)

@@ -78,6 +78,9 @@ func (s *Spec) plan(d *dir, binary *os.File) (*plan, []*os.File, error) {
 	var err error
 	add := func(file *os.File, pf planFile) {
 		files, p.Files = append(files, file), append(p.Files, pf)
+		if pf.Device {
+			return // its node will be the VM's own
+		}
 		if aerr := checkAdmits(file, s.UID, s.GID, !pf.ReadOnly); aerr != nil && err == nil {
 			err = fmt.Errorf("check /%s: %w", pf.Target, aerr)
 		}
@@ -89,7 +92,7 @@ func (s *Spec) plan(d *dir, binary *os.File) (*plan, []*os.File, error) {
 		add(s.Initrd, planFile{Target: InitrdPath[1:], ReadOnly: true})
 	}
 	for i, disk := range s.Disks {
-		add(disk.File, planFile{Target: DiskPath(i)[1:], ReadOnly: disk.ReadOnly})
+		add(disk.File, planFile{Target: DiskPath(i)[1:], ReadOnly: disk.ReadOnly, Device: isBlockDevice(disk.File)})
 	}
 	return p, files, err
 }
