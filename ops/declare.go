@@ -24,7 +24,13 @@ type HelloReply struct {
 	KVM string `json:"kvm"`
 	// Firecracker tells whether the binary was found.
 	Firecracker bool `json:"firecracker"`
+	// Snapshots is what VMStart makes of a snapshot: SnapshotsWork, or a word for
+	// what is missing.
+	Snapshots string `json:"snapshots"`
 }
+
+// SnapshotsWork is HelloReply.Snapshots where the kernel has what they take.
+const SnapshotsWork = "work"
 
 // KVMUsable is HelloReply.KVM where VMs can run at the machine's speed.
 const KVMUsable = "usable"
@@ -78,14 +84,16 @@ type VMReserveReply struct {
 
 // VMStart makes the tap with its filter and the jail, and starts the VMM. The
 // request carries one to four disks, in order; each is read-only in the jail
-// exactly where its descriptor is. The reply carries, in order: the connected
+// exactly where its descriptor is. Where the disk is a snapshot, the first two make up
+// one disk, which is writable: an image, read-only, and the store of what differs
+// from it. The reply carries, in order: the connected
 // API socket, a pidfd, the listener for the guest's hello, an O_PATH descriptor
 // of the directory with the VMM's sockets, and the serial log for reading.
 var VMStart = &Op[VMStartArgs, VMStartReply]{Decl{
 	Name: "VMStart", Doc: "start the VMM of a reserved VM", MinFiles: 1, MaxFiles: MaxFilesIn, FilesOut: 5,
 	Needs:  "CAP_NET_ADMIN, CAP_CHOWN, CAP_FOWNER",
-	Attack: "hand over files that are not his, devices, fifos, links, files that change while they are looked at; start a VM twice, or on a disk that another writes",
-	Shown:  []string{"personas/helper TestDescriptorsThatAreRefused", "personas/helper TestCheckedDescriptorStaysTheFile", "personas/helper TestClaims", "fc/jail TestJail"},
+	Attack: "hand over files that are not his, devices, fifos, links, files that change while they are looked at; start a VM twice, or on a disk that another writes; have the device mapper write an image, or believe a store that is none",
+	Shown:  []string{"personas/helper TestDescriptorsThatAreRefused", "personas/helper TestCheckedDescriptorStaysTheFile", "personas/helper TestClaims", "personas/helper TestSnapshotsThatAreRefused", "store/disk/dm TestRefusedLeavesNothing", "fc/jail TestJail"},
 }}
 
 // The VMMs that VMStart knows.
@@ -110,6 +118,9 @@ type VMStartArgs struct {
 	Net    string `json:"net"`
 	MemMiB int    `json:"mem_mib"` // of the guest; bounds the VMM's own, too
 	CPUs   int    `json:"cpus"`    // of the guest; bound the VMM's own, too
+
+	// Snapshot tells that the first two descriptors are a snapshot.
+	Snapshot bool `json:"snapshot,omitempty"`
 }
 
 // Bounds of what a VM may have.

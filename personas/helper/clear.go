@@ -26,7 +26,7 @@ func (m *machines) clear(ctx context.Context, r *reservation) error {
 	if err := m.evict(ctx, r); err != nil {
 		return err
 	}
-	err := m.net.RemoveTap(ctx, r.rec.Slot)
+	err := errors.Join(r.awaitSnapshot(ctx), m.net.RemoveTap(ctx, r.rec.Slot))
 	if m.forget != nil {
 		err = errors.Join(err, m.forget(ctx, r.rec.ID))
 	}

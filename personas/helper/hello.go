@@ -23,6 +23,6 @@ func (m *machines) hello(context.Context, *ops.Call, ops.None) (ops.HelloReply, 
 	return ops.HelloReply{
 		Version: version, PID: os.Getpid(),
 		Prefix: plan.Link().String(), Gateway: plan.Gateway().String(), Host: plan.UplinkHost().String(),
-		KVM: string(probeKVM().State), Firecracker: err == nil,
+		KVM: string(probeKVM().State), Firecracker: err == nil, Snapshots: m.snapshotsWord(),
 	}, nil, nil
 }

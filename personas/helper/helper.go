@@ -23,6 +23,8 @@ import (
 	"banger/netns"
 	"banger/ops"
 	"banger/personas"
+	"banger/store/disk/cow"
+	"banger/store/disk/dm"
 )
 
 // Folders of the helper. What is below /run ends with the boot, as VMs do.
@@ -161,13 +163,16 @@ func serve(ctx context.Context, log *slog.Logger, c config) error {
 	if c.standalone {
 		m.spare = &jail.Starter{}
 		defer m.spare.Relax()
-		m.startVMM = m.spare.Start
+		m.startVMM, m.snapshots = withSnapshots(m.spare.Start), probeSnapshots
+		if err := dm.Sweep(ctx); err != nil {
+			log.Warn("remove disks that nobody has open, ignoring", "error", err)
+		}
 	} else {
 		l, err := units(ctx)
 		if err != nil {
 			return err
 		}
-		m.startVMM, m.shared, m.forget = l.Start, true, l.Forget
+		m.startVMM, m.shared, m.forget, m.snapshots = l.Start, true, l.Forget, cow.Loaded
 	}
 	if err := m.adopt(ctx); err != nil {
 		log.Warn("adopt VMs, ignoring", "error", err)

@@ -22,6 +22,7 @@ import (
 	"banger/fc/jail"
 	"banger/netns"
 	"banger/ops"
+	"banger/store/disk/cow"
 )
 
 // The test binary plays all the parts: argv[0] picks one, as in the real
@@ -136,7 +137,8 @@ func newMachines(t testing.TB, dir string, network *netns.Namespace) *machines {
 	spare := &jail.Starter{}
 	return &machines{
 		owner: testOwner, spare: spare, table: table, kernels: &kernels{dir: filepath.Join(dir, "kernels")}, net: network,
-		jails: filepath.Join(dir, "jails"), logs: filepath.Join(dir, "logs"), baseUID: testUIDs, startVMM: spare.Start,
+		jails: filepath.Join(dir, "jails"), logs: filepath.Join(dir, "logs"), baseUID: testUIDs, startVMM: withSnapshots(spare.Start),
+		snapshots: cow.Loaded,
 	}
 }
 

@@ -39,20 +39,28 @@ func (m *machines) launch(ctx context.Context, r *reservation, call *ops.Call, a
 	if err != nil {
 		return err
 	}
+	own := disks // what the VMM opens itself
+	if a.Snapshot {
+		d, err := m.snapshotDisk(disks)
+		if err != nil {
+			return err
+		}
+		spec.Disks, own = append(spec.Disks, d), disks[2:]
+	}
 	r.used = true
 	if err := m.table.claim(r, disks); err != nil {
 		return err
 	}
-	r.rec.Start, r.rec.Net = call.ID, a.Net
+	r.rec.Start, r.rec.Net, r.rec.Snapshot = call.ID, a.Net, a.Snapshot
 	if err := m.table.save(r); err != nil {
 		return err
 	}
 
-	for i := range disks {
-		if err := disks[i].admit(uid); err != nil {
+	for i := range own {
+		if err := own[i].admit(uid); err != nil {
 			return err
 		}
-		spec.Disks = append(spec.Disks, jail.Disk{File: disks[i].File, ReadOnly: disks[i].readOnly})
+		spec.Disks = append(spec.Disks, jail.Disk{File: own[i].File, ReadOnly: own[i].readOnly})
 	}
 	log, err := os.OpenFile(m.logPath(r), os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	if err != nil {

@@ -36,6 +36,7 @@ type machines struct {
 	// where the helper lacks CAP_DAC_OVERRIDE.
 	startVMM    func(context.Context, *jail.Spec) (*jail.Process, error)
 	shared      bool
+	snapshots   func() error                               // tells why startVMM cannot make any
 	forget      func(ctx context.Context, id string) error // what startVMM has left; may be nil
 	firecracker string                                     // configured path, or empty
 

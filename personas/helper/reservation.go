@@ -31,6 +31,8 @@ type record struct {
 	Start   string  `json:"start"`   // request that started it last
 	Net     string  `json:"net"`     // policy of the last start
 	Disks   []claim `json:"disks"`   // that the VMM has open
+
+	Snapshot bool `json:"snapshot,omitempty"` // the first two are one
 }
 
 // check reports why r cannot be what reserve has written.

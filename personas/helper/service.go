@@ -19,6 +19,7 @@ import (
 	"banger/netns"
 	"banger/personas/helper/systemd"
 	"banger/personas/helper/unit"
+	"banger/store/disk/dm"
 )
 
 // What the helper is on an installed host besides a service: the first argument
@@ -67,13 +68,13 @@ func networkTask(ctx context.Context, log *slog.Logger, args []string) error {
 	case "down":
 		ns, err := netns.Find(netns.Config{})
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil
+			return dm.Sweep(ctx)
 		}
 		if err != nil {
 			return err
 		}
 		defer ns.Close()
-		return ns.Remove(ctx)
+		return errors.Join(ns.Remove(ctx), dm.Sweep(ctx))
 	}
 	return fmt.Errorf("arguments: net %q: want up, down or plan", args[0])
 }
@@ -102,7 +103,8 @@ func startTask(ctx context.Context, _ *slog.Logger, args []string) error {
 	return order.Built(path)
 }
 
-// build builds the jail, and writes down which process is the unit's.
+// build builds the jail, with disks that are snapshots, and writes down which
+// process is the unit's.
 func build(ctx context.Context, s *jail.Spec) (path string, err error) {
 	// Files come from services that have mount namespaces of their own.
 	again := func(f *os.File) *os.File {
@@ -114,13 +116,15 @@ func build(ctx context.Context, s *jail.Spec) (path string, err error) {
 		return r
 	}
 	s.Kernel, s.Initrd = again(s.Kernel), again(s.Initrd)
-	for i := range s.Disks {
-		s.Disks[i].File = again(s.Disks[i].File)
+	for i, d := range s.Disks {
+		if d.Origin == nil { // else it is mounted nowhere
+			s.Disks[i].File = again(d.File)
+		}
 	}
 	if err != nil {
 		return "", err
 	}
-	p, err := jail.Start(ctx, s)
+	p, err := withSnapshots(jail.Start)(ctx, s)
 	if err != nil {
 		return "", err
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // wire is a jail.Spec between the two processes. Its files come as descriptors:
-// log, kernel, initrd if there is one, disks.
+// log, kernel, initrd if there is one, disks, each with its origin if it has one.
 type wire struct {
 	ID                 string
 	Parent             string
@@ -28,8 +28,10 @@ type wire struct {
 	KVM                bool
 	Limits             jail.Limits
 	Initrd             bool
-	ReadOnly           []bool // of the disks
+	Disks              []wireDisk
 }
+
+type wireDisk struct{ ReadOnly, Origin bool }
 
 // answer is what the unit's process says in the end.
 type answer struct {
@@ -48,7 +50,11 @@ func send(conn *net.UnixConn, s *jail.Spec) error {
 		fds = append(fds, int(s.Initrd.Fd()))
 	}
 	for _, d := range s.Disks {
-		fds, w.ReadOnly = append(fds, int(d.File.Fd())), append(w.ReadOnly, d.ReadOnly)
+		fds = append(fds, int(d.File.Fd()))
+		if d.Origin != nil {
+			fds = append(fds, int(d.Origin.Fd()))
+		}
+		w.Disks = append(w.Disks, wireDisk{d.ReadOnly, d.Origin != nil})
 	}
 	text, err := json.Marshal(w)
 	if err != nil {
@@ -88,7 +94,7 @@ func receive(conn *net.UnixConn, id string) (*jail.Spec, error) {
 	if _, err := conn.Write([]byte(id)); err != nil {
 		return nil, err
 	}
-	text, rights := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*(jail.MaxDisks+3)))
+	text, rights := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*(2*jail.MaxDisks+3)))
 	n, oobn, _, _, err := conn.ReadMsgUnix(text, rights)
 	if err != nil {
 		return nil, err
@@ -115,9 +121,14 @@ func assemble(text []byte, files []*os.File) (*jail.Spec, error) {
 	if err := decode(text, &w); err != nil {
 		return nil, fmt.Errorf("read jail: %w", err)
 	}
-	want := 2 + len(w.ReadOnly)
+	want := 2 + len(w.Disks)
 	if w.Initrd {
 		want++
+	}
+	for _, d := range w.Disks {
+		if d.Origin {
+			want++
+		}
 	}
 	if len(files) != want {
 		return nil, fmt.Errorf("read jail: %d descriptors, want %d", len(files), want)
@@ -131,8 +142,13 @@ func assemble(text []byte, files []*os.File) (*jail.Spec, error) {
 	if w.Initrd {
 		s.Initrd, files = files[0], files[1:]
 	}
-	for i, f := range files {
-		s.Disks = append(s.Disks, jail.Disk{File: f, ReadOnly: w.ReadOnly[i]})
+	for _, d := range w.Disks {
+		disk := jail.Disk{File: files[0], ReadOnly: d.ReadOnly}
+		files = files[1:]
+		if d.Origin {
+			disk.Origin, files = files[0], files[1:]
+		}
+		s.Disks = append(s.Disks, disk)
 	}
 	return s, nil
 }

@@ -71,7 +71,10 @@ func spec(t *testing.T) *jail.Spec {
 		ID: "web", Parent: "/jails", UID: 5, GID: 6, OwnerUID: 7, OwnerGID: 8, Shared: true, Binary: "/vmm", Args: []string{"vmm", "--x"},
 		System: true, Binds: []string{"/etc"}, KVM: true, Limits: jail.Limits{Files: 9, FileBytes: 10, Tasks: 11},
 		Kernel: file(t, "kernel"), Initrd: file(t, "initrd"), Log: file(t, "log"),
-		Disks: []jail.Disk{{File: file(t, "disk 0"), ReadOnly: true}, {File: file(t, "disk 1")}},
+		Disks: []jail.Disk{
+			{File: file(t, "disk 0"), ReadOnly: true}, {File: file(t, "disk 1")}, {File: file(t, "disk 2"), Origin: file(t, "origin 2")},
+			{File: file(t, "disk 3")},
+		},
 	}
 }
 
@@ -110,8 +113,14 @@ func TestOrderArrivesWhole(t *testing.T) {
 		if (got.Initrd != nil) != withInitrd {
 			t.Fatalf("initrd: %v", got.Initrd)
 		}
-		texts := []string{content(t, got.Kernel), content(t, got.Log), content(t, got.Disks[0].File), content(t, got.Disks[1].File)}
-		if !slices.Equal(texts, []string{"kernel", "log", "disk 0", "disk 1"}) || withInitrd && content(t, got.Initrd) != "initrd" {
+		texts := []string{content(t, got.Kernel), content(t, got.Log), content(t, got.Disks[2].Origin)}
+		for i, d := range got.Disks {
+			texts = append(texts, content(t, d.File))
+			if (d.Origin != nil) != (i == 2) {
+				t.Errorf("disk %d has the origin %v", i, d.Origin)
+			}
+		}
+		if !slices.Equal(texts, []string{"kernel", "log", "origin 2", "disk 0", "disk 1", "disk 2", "disk 3"}) || withInitrd && content(t, got.Initrd) != "initrd" {
 			t.Errorf("files hold %q", texts)
 		}
 		if !got.Disks[0].ReadOnly || got.Disks[1].ReadOnly {
@@ -225,8 +234,9 @@ func TestLimitsAreSetAndTakenBack(t *testing.T) {
 }
 
 func FuzzAssemble(f *testing.F) {
-	f.Add([]byte(`{"ID":"web","Initrd":true,"ReadOnly":[true]}`), 4)
-	f.Add([]byte(`{"ReadOnly":[]}`), 2)
+	f.Add([]byte(`{"ID":"web","Initrd":true,"Disks":[{"ReadOnly":true}]}`), 4)
+	f.Add([]byte(`{"Disks":[{"Origin":true}]}`), 4)
+	f.Add([]byte(`{"Disks":[]}`), 2)
 	f.Add([]byte(`{"Evil":1}`), 0)
 	f.Fuzz(func(t *testing.T, text []byte, n int) {
 		files := make([]*os.File, min(max(n, 0), 20))
