@@ -87,10 +87,11 @@ type Backend string
 
 // The disk backends. The zero value means BackendAuto.
 const (
-	BackendAuto    Backend = "auto"
-	BackendReflink Backend = "reflink"
-	BackendOverlay Backend = "overlay"
-	BackendCopy    Backend = "copy"
+	BackendAuto     Backend = "auto"
+	BackendReflink  Backend = "reflink"
+	BackendSnapshot Backend = "snapshot"
+	BackendOverlay  Backend = "overlay"
+	BackendCopy     Backend = "copy"
 )
 
 // Bounds of a VM.
@@ -184,7 +185,7 @@ func (s *VMSpec) Validate() error {
 	if err := oneOf("vmm", s.VMM, VMMAuto, VMMFirecracker, VMMQEMU); err != nil {
 		return err
 	}
-	if err := oneOf("backend", s.Backend, BackendAuto, BackendReflink, BackendOverlay, BackendCopy); err != nil {
+	if err := oneOf("backend", s.Backend, BackendAuto, BackendReflink, BackendSnapshot, BackendOverlay, BackendCopy); err != nil {
 		return err
 	}
 	env := 0

@@ -12,6 +12,7 @@ import (
 	"banger/install/inventory"
 	"banger/personas/daemon"
 	"banger/store/disk"
+	"banger/store/disk/cow"
 )
 
 // FirstUID and UIDs are the range of the VMs' users.
@@ -46,7 +47,7 @@ func checkKVM(ctx context.Context) doctor.Result {
 
 // checkDisks judges the disk backends: all but copy cost nothing.
 func checkDisks(_ context.Context, dir string) doctor.Result {
-	findings, err := disk.Probe(dir)
+	findings, err := disk.Probe(dir, cow.Loaded())
 	if err != nil {
 		return doctor.Result{Status: doctor.Fail, Detail: err.Error(), Hint: "give banger a directory that it can write"}
 	}

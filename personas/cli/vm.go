@@ -43,7 +43,7 @@ type vmFlags struct {
 	WorkDir string   `name:"workdir" placeholder:"DIR" help:"Working directory of every command in the VM."`
 	Init    string   `enum:"auto,banger,image" default:"auto" placeholder:"INIT" help:"What is PID 1: auto (the image's init if it has one), banger or image."`
 	VMM     *string  `name:"vmm" enum:"auto,firecracker,qemu" placeholder:"VMM" help:"What runs the VM: auto (firecracker where KVM is usable, else qemu), firecracker or qemu."`
-	Backend *string  `enum:"auto,reflink,overlay,copy" placeholder:"BACKEND" help:"How the disk is made from the image: auto (the cheapest that works here), reflink, overlay or copy."`
+	Backend *string  `enum:"auto,reflink,snapshot,overlay,copy" placeholder:"BACKEND" help:"How the disk is made from the image: auto (the first that works here), reflink, snapshot, overlay or copy."`
 }
 
 // spec returns what f asks for. Everything that no VM can have is a usage error.

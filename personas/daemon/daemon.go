@@ -48,8 +48,8 @@ type Daemon struct {
 	clients clients
 	given   sync.WaitGroup // connections that HTTP has given away, and that are still served
 
-	// probeDisks finds the best disk backend of the store, once.
-	probeDisks func() storedisk.Backend
+	// probeDisks finds the disk backends that work in the store, once.
+	probeDisks func() []storedisk.Finding
 }
 
 // Main is the role's entry: it returns the exit code.
@@ -127,7 +127,7 @@ func open(ctx context.Context, log *slog.Logger, dir string) (d *Daemon, err err
 	if err := os.MkdirAll(d.initrds.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	d.probeDisks = sync.OnceValue(func() storedisk.Backend { return bestBackend(log, d.store.TempDir()) })
+	d.probeDisks = sync.OnceValue(func() []storedisk.Finding { return probeBackends(log, d.store.TempDir()) })
 	d.vms = &vm.Set{Helper: d.helper, Log: log, Records: store.Kind[vm.Record](d.store, "vms"), BootFiles: d.bootFiles}
 	damaged, err := d.vms.Load(ctx)
 	if d.report(damaged); err != nil {
@@ -140,16 +140,6 @@ func open(ctx context.Context, log *slog.Logger, dir string) (d *Daemon, err err
 	d.kernels, damaged, err = catalog.Open("kernel", store.Kind[catalog.Kernel](d.store, "kernels"), d.vms.Uses)
 	d.report(damaged)
 	return d, err
-}
-
-// bestBackend probes which disk backends work in dir.
-func bestBackend(log *slog.Logger, dir string) storedisk.Backend {
-	findings, err := storedisk.Probe(dir)
-	if err != nil {
-		log.Warn("probe disk backends, ignoring", "error", err)
-		return storedisk.Overlay // works everywhere
-	}
-	return storedisk.Choose(findings)
 }
 
 // report tells of damaged records, beside which a daemon starts: they are kept

@@ -7,6 +7,7 @@ import (
 	"banger/ops"
 	"banger/personas"
 	"banger/personas/api"
+	storedisk "banger/store/disk"
 )
 
 func (d *Daemon) version(w http.ResponseWriter, _ *http.Request) error {
@@ -21,9 +22,10 @@ func (d *Daemon) self() api.Version {
 // status answers even if the helper does not: then it says so.
 func (d *Daemon) status(w http.ResponseWriter, r *http.Request) error {
 	s := api.Status{
-		Daemon: d.self(), DiskBackend: string(d.probeDisks()), VMs: len(d.vms.List()), Running: d.vms.Running(),
+		Daemon: d.self(), VMs: len(d.vms.List()), Running: d.vms.Running(),
 	}
 	hello, _, err := ops.Hello.Call(r.Context(), d.helper, ops.None{})
+	s.DiskBackend = string(storedisk.Choose(d.backends(hello, 0)))
 	if err != nil {
 		s.Error = err.Error()
 		return writeJSON(w, s)

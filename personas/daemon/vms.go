@@ -10,8 +10,6 @@ import (
 	"strconv"
 	"time"
 
-	storedisk "banger/store/disk"
-
 	"banger/ops"
 	"banger/personas/api"
 	"banger/personas/daemon/vm"
@@ -96,11 +94,15 @@ func (d *Daemon) plan(ctx context.Context, asked api.VMSpec) (rec vm.Record, unp
 		return rec, nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("image %s has no init", img.Name),
 			HintText: "use --init auto or --init banger"}
 	}
-	rec.VMM, rec.Emulated, err = d.chooseVMM(ctx, spec.VMM)
+	hello, _, err := ops.Hello.Call(ctx, d.helper, ops.None{})
+	if err != nil {
+		return rec, nil, err
+	}
+	rec.VMM, rec.Emulated, err = chooseVMM(hello, spec.VMM)
 	if err != nil {
 		return rec, nil, spec.blame("vmm", asked.VMM != "", err)
 	}
-	rec.Backend, err = d.chooseBackend(spec.Backend)
+	rec.Backend, err = d.chooseBackend(hello, spec.Backend, img.SizeBytes)
 	if err != nil {
 		return rec, nil, spec.blame("backend", asked.Backend != "", err)
 	}
@@ -114,41 +116,6 @@ func (d *Daemon) plan(ctx context.Context, asked api.VMSpec) (rec vm.Record, unp
 	}
 	rec.Kernel = vm.Kernel{Name: kernel.Name, Digest: kernel.Digest}
 	return rec, both, nil
-}
-
-// chooseVMM takes Firecracker where it can run, unless told otherwise.
-func (d *Daemon) chooseVMM(ctx context.Context, want api.VMM) (vmm api.VMM, emulated bool, err error) {
-	hello, _, err := ops.Hello.Call(ctx, d.helper, ops.None{})
-	if err != nil {
-		return "", false, err
-	}
-	usable := hello.KVM == ops.KVMUsable
-	switch {
-	case want == api.VMMQEMU:
-		return api.VMMQEMU, !usable, nil
-	case want == api.VMMFirecracker && !usable:
-		return "", false, &api.Error{Code: api.CodeUsage, Message: "firecracker needs KVM, which here is " + hello.KVM,
-			HintText: "see \"banger doctor\"; --vmm qemu works without"}
-	case want == api.VMMFirecracker, usable && hello.Firecracker:
-		return api.VMMFirecracker, false, nil
-	}
-	return api.VMMQEMU, !usable, nil
-}
-
-// chooseBackend takes the best one that works in the store, as probed when the
-// daemon started, unless told otherwise.
-func (d *Daemon) chooseBackend(want api.Backend) (api.Backend, error) {
-	best := d.probeDisks()
-	switch want {
-	case "", api.BackendAuto:
-		return api.Backend(best), nil
-	case api.BackendReflink:
-		if best != storedisk.Reflink {
-			return "", &api.Error{Code: api.CodeUsage, Message: "backend reflink: the file system of " + d.store.Dir + " cannot share blocks",
-				HintText: "use --backend overlay, or keep banger's state on xfs or btrfs"}
-		}
-	}
-	return want, nil
 }
 
 func (d *Daemon) deleteVM(w http.ResponseWriter, r *http.Request) error {

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-
-	"banger/store/disk/cow"
 )
 
 // Finding is what Probe found out about one backend.
@@ -16,14 +14,14 @@ type Finding struct {
 }
 
 // Probe tries every backend in dir and returns what it found, best first. An error
-// means that nothing can be made there at all. That snapshots work means no more than
-// that nothing is missing: whoever has the right to ask the device mapper knows.
-func Probe(dir string) ([]Finding, error) {
+// means that nothing can be made there at all. What the kernel lacks for snapshots is
+// not seen there: it is given, nil where it lacks nothing (see cow.Loaded, and dm.Probe
+// for who has the right).
+func Probe(dir string, snapshots error) ([]Finding, error) {
 	reflink := tryClone(dir)
 	if reflink != nil && !errors.Is(reflink, ErrUnsupported) {
 		return nil, fmt.Errorf("probe disk backends in %q: %w", dir, reflink)
 	}
-	snapshots := cow.Loaded()
 	if snapshots == nil {
 		snapshots = tryAllocate(dir)
 	}

@@ -12,14 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/store/disk"
-	"banger/store/disk/cow"
 )
 
 func TestProbe(t *testing.T) {
-	plain := disk.Snapshot
-	if cow.Loaded() != nil {
-		plain = disk.Overlay
-	}
 	for _, c := range []struct {
 		fs      string
 		reflink bool
@@ -27,12 +22,12 @@ func TestProbe(t *testing.T) {
 	}{
 		{"btrfs", true, disk.Reflink},
 		{"xfs", true, disk.Reflink},
-		{"ext4", false, plain},
+		{"ext4", false, disk.Overlay},
 	} {
 		t.Run(c.fs, func(t *testing.T) {
 			dir := mounted(t, c.fs, 400)
 			before := names(t, dir)
-			findings, err := disk.Probe(dir)
+			findings, err := disk.Probe(dir, errors.New("no device mapper"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -45,12 +40,19 @@ func TestProbe(t *testing.T) {
 			if got := disk.Choose(findings); got != c.want {
 				t.Errorf("chose %s, want %s", got, c.want)
 			}
+			findings, err = disk.Probe(dir, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := disk.Choose(findings); !c.reflink && got != disk.Snapshot || c.reflink && got != disk.Reflink {
+				t.Errorf("with a device mapper: chose %s", got)
+			}
 			if after := names(t, dir); len(after) != len(before) {
 				t.Errorf("left behind: %v", after)
 			}
 		})
 	}
-	if _, err := disk.Probe(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := disk.Probe(filepath.Join(t.TempDir(), "none"), nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing directory: got error %v", err)
 	}
 }

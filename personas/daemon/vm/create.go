@@ -18,6 +18,7 @@ type disk struct {
 	name     string
 	path     string
 	readOnly bool
+	snapshot bool // path is the store of one, over the VM's image
 }
 
 // ownDisk is the path of the VM's own, writable disk file.
@@ -28,12 +29,12 @@ func (s *Set) ownDisk(r *Record) string {
 // disks lists the drives of a VM that boots b. The modules come last: the guest
 // finds the others by their place.
 func (s *Set) disks(r *Record, b Boot) []disk {
-	list := []disk{{"root", s.ownDisk(r), false}}
+	list := []disk{{name: "root", path: s.ownDisk(r), snapshot: r.Backend == api.BackendSnapshot}}
 	if r.Backend == api.BackendOverlay {
-		list = []disk{{imageDrive, r.Image.Path, true}, list[0]}
+		list = []disk{{name: imageDrive, path: r.Image.Path, readOnly: true}, list[0]}
 	}
 	if b.Modules != "" {
-		list = append(list, disk{modulesDrive, b.Modules, true})
+		list = append(list, disk{name: modulesDrive, path: b.Modules, readOnly: true})
 	}
 	return list
 }
@@ -162,7 +163,11 @@ func (s *Set) makeDisk(ctx context.Context, v *VM, r *Record) error {
 		ReserveBytes: reserveBytes, Volatile: r.Spec.AutoRemove,
 	}, s.ownDisk(r))
 	if errors.Is(err, storedisk.ErrNoSpace) {
-		return &api.Error{Code: api.CodeNoSpace, Message: err.Error(), HintText: "free space in " + filepath.Dir(s.Records.Path(r.ID))}
+		hint := "free space in " + filepath.Dir(s.Records.Path(r.ID))
+		if r.Backend == api.BackendSnapshot {
+			hint += ", or use --backend overlay, which takes room when the guest writes"
+		}
+		return &api.Error{Code: api.CodeNoSpace, Message: err.Error(), HintText: hint}
 	}
 	return err
 }

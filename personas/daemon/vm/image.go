@@ -67,21 +67,41 @@ func openDisks(ctx context.Context, v *VM, disks []disk) (files []*os.File, err 
 		}
 	}()
 	for _, d := range disks {
-		var f *os.File
-		switch {
-		case d.name == imageDrive:
-			f, err = openImage(ctx, v)
-		case d.readOnly:
-			f, err = openFile(d.path, os.O_RDONLY)
-		default:
-			f, err = openFile(d.path, os.O_RDWR)
-		}
+		opened, err := openDisk(ctx, v, d)
+		files = append(files, opened...)
 		if err != nil {
 			return files, fmt.Errorf("open disk: %w", err)
 		}
-		files = append(files, f)
 	}
 	return files, nil
+}
+
+// openDisk opens what a drive is made of: a file, or an image and the store over it.
+// What it has opened comes beside an error too.
+func openDisk(ctx context.Context, v *VM, d disk) (files []*os.File, err error) {
+	if d.name == imageDrive || d.snapshot {
+		image, err := openImage(ctx, v)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, image)
+	}
+	if d.name == imageDrive {
+		return files, nil
+	}
+	mode := os.O_RDWR
+	if d.readOnly {
+		mode = os.O_RDONLY
+	}
+	f, err := openFile(d.path, mode)
+	if err != nil {
+		return files, err
+	}
+	files = append(files, f)
+	if d.snapshot {
+		err = checkStore(v, f)
+	}
+	return files, err
 }
 
 func closeAll(files []*os.File) {

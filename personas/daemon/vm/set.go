@@ -49,6 +49,10 @@ type Set struct {
 	// start. Zero means a minute.
 	ConfigureTime time.Duration
 
+	// StoreTime is how often a snapshot's store is looked at while its VM runs.
+	// Zero means five seconds.
+	StoreTime time.Duration
+
 	// open ends with Close, and with it all that works on VMs without a client.
 	open context.Context
 	shut context.CancelFunc

@@ -90,6 +90,7 @@ func (s *Set) startVMM(ctx context.Context, v *VM, boot Boot, disks []disk) (ops
 		args := ops.VMStartArgs{
 			Handle: v.record().Lease.Handle, Kernel: boot.KernelSHA256, Initrd: boot.InitrdSHA256,
 			VMM: vmmWord(rec.VMM), Net: string(rec.Spec.Net), MemMiB: rec.Spec.MemMiB, CPUs: rec.Spec.CPUs,
+			Snapshot: rec.Backend == api.BackendSnapshot,
 		}
 		if args.Handle != "" {
 			id := ops.WithRequestID(ctx, "start-"+rec.ID+"-"+randomHex(4))

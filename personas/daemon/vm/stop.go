@@ -141,7 +141,7 @@ func shutdown(ctx context.Context, m *machine, grace time.Duration) error {
 // watch waits for the end of a VM that nobody has asked for: its guest has shut
 // down or crashed, or its VMM was killed.
 func (s *Set) watch(v *VM, m *machine) {
-	<-m.over
+	s.watchStore(v, m)
 	if !m.hasExited() || v.acquire(s.open) != nil {
 		return // let go of
 	}
