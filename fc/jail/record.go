@@ -47,26 +47,29 @@ func List(parent string) ([]string, error) {
 	return names, nil
 }
 
-// Adopt finds the VMM of a jail directory again. The process must have the recorded
-// start time and uid, and must be the one that serves the API socket if somebody does;
-// its command line proves nothing and is not looked at. If it has ended the error is
-// ErrGone, and Remove is what is left to do.
+// Adopt finds the VMM of a jail directory again: the process with the recorded pid,
+// start time and uid. Its command line proves nothing and is not looked at, nor is who
+// serves the API socket, which may be a child of it, or nobody any more. If it has
+// ended the error is ErrGone, and Remove is what is left to do.
 //
 // An adopted VMM is usually no child of the caller. Wait works all the same; whether
 // the exit status is known depends on the kernel.
 func Adopt(ctx context.Context, path string) (*Process, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("adopt VMM: %w", err)
+	}
 	d, err := findDir(path)
 	if err != nil {
 		return nil, fmt.Errorf("adopt VMM: %w", err)
 	}
-	p, err := adopt(ctx, d)
+	p, err := adopt(d)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("adopt VMM in %s: %w", d.name, err), d.close())
 	}
 	return p, nil
 }
 
-func adopt(ctx context.Context, d *dir) (*Process, error) {
+func adopt(d *dir) (*Process, error) {
 	r, err := d.readRecord()
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, ErrGone // the keeper died before it sent the plan
@@ -85,14 +88,7 @@ func adopt(ctx context.Context, d *dir) (*Process, error) {
 	if err := r.prove(pidfd); err != nil {
 		return nil, errors.Join(err, unix.Close(pidfd))
 	}
-	p, err := newProcess(pidfd, *r, d, isChild(r.PID))
-	if err != nil {
-		return nil, err
-	}
-	if err := p.proveAPI(ctx); err != nil {
-		return nil, errors.Join(err, p.closeFiles())
-	}
-	return p, nil
+	return newProcess(pidfd, *r, d, isChild(r.PID))
 }
 
 // prove compares the process behind pidfd with the record.
@@ -116,20 +112,6 @@ func (r *Record) prove(pidfd int) error {
 	return nil
 }
 
-// proveAPI checks who serves the API socket. A VMM that does not answer, or has lost
-// its socket, is adopted nevertheless: somebody must be able to kill it.
-func (p *Process) proveAPI(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	conn, err := p.DialAPI()
-	if err != nil {
-		return nil
-	}
-	defer conn.Close()
-	return p.provePeer(conn)
-}
-
 // isChild reports whether pid is a child of this process.
 func isChild(pid int) bool {
 	var info unix.Siginfo
@@ -139,6 +121,9 @@ func isChild(pid int) bool {
 // Remove removes the jail directory of a VMM that is gone, and refuses with ErrRunning
 // if it is not. Removing what is not there is no error.
 func Remove(ctx context.Context, path string) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("remove jail: %w", err)
+	}
 	d, err := findDir(path)
 	if errors.Is(err, os.ErrNotExist) {
 		if d, err = bareDir(path); d == nil {
@@ -148,7 +133,7 @@ func Remove(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	p, err := adopt(ctx, d)
+	p, err := adopt(d)
 	switch {
 	case err == nil:
 		return errors.Join(fmt.Errorf("remove jail %s: %w", d.name, ErrRunning), p.Close())

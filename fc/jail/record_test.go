@@ -66,6 +66,30 @@ func TestAdopt(t *testing.T) {
 	leftNothing(t, s)
 }
 
+// A VMM may leave it to a child to serve the API socket.
+func TestAdoptWhereAChildServes(t *testing.T) {
+	needRoot(t)
+	s := newSpec(t, "child")
+	dir, keeper := keep(t, s, "child")
+	keeper.Process.Kill()
+	keeper.Wait()
+	p, err := Adopt(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v view
+	if err := json.Unmarshal(ask(t, p, "look"), &v); err != nil || v.PID == 1 {
+		t.Errorf("process %d serves, %v", v.PID, err)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(p.gone(), p.Release()); err != nil {
+		t.Error(err)
+	}
+	leftNothing(t, s)
+}
+
 // keep starts a VMM in a keeper process of its own.
 func keep(t *testing.T, s *Spec, mode string) (dir string, keeper *exec.Cmd) {
 	t.Helper()
