@@ -45,6 +45,8 @@ func TestModulesDrive(t *testing.T) {
 	}{
 		{api.BackendCopy, Boot{}, ""},
 		{api.BackendCopy, Boot{Modules: "/m"}, "vdb"},
+		{api.BackendSnapshot, Boot{}, ""},
+		{api.BackendSnapshot, Boot{Modules: "/m"}, "vdb"},
 		{api.BackendOverlay, Boot{}, ""},
 		{api.BackendOverlay, Boot{Modules: "/m"}, "vdc"},
 	} {

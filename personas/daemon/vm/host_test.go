@@ -51,6 +51,7 @@ type host struct {
 	grace   bool                    // guests do not shut down
 	boots   []link.BootConfig       // what guests were told, in order
 	disks   []string                // the first bytes of each disk of the VM that was started last
+	asked   ops.VMStartArgs         // how it was to be started
 }
 
 // guest is a lease, and its VM where it runs.
@@ -199,7 +200,7 @@ func (h *host) start(_ context.Context, call *ops.Call, a ops.VMStartArgs) (ops.
 	if g.alive() {
 		return ops.VMStartReply{}, nil, &ops.Error{Code: ops.Conflict, Message: "the VM runs already"}
 	}
-	h.disks = nil
+	h.disks, h.asked = nil, a
 	for _, f := range call.Files {
 		head := make([]byte, 16)
 		n, _ := f.ReadAt(head, 0)

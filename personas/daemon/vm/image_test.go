@@ -32,9 +32,10 @@ func TestChangedImageIsRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
-			shared, own := l.spec("shared"), l.spec("own")
+			shared, snapshot, own := l.spec("shared"), l.spec("snapshot"), l.spec("own")
 			shared.Backend, shared.Spec.DiskBytes = api.BackendOverlay, 64<<20
-			for _, rec := range []Record{shared, own} {
+			snapshot.Backend = api.BackendSnapshot
+			for _, rec := range []Record{shared, snapshot, own} {
 				l.create(t, rec)
 				_, err := l.Stop(t.Context(), rec.Spec.Name, 0, ignore)
 				must(t, err)
@@ -44,14 +45,16 @@ func TestChangedImageIsRefused(t *testing.T) {
 			time.Sleep(20 * time.Millisecond) // the kernel's times are as exact as its tick
 			must(t, change(l.image.Path, info))
 			begin := time.Now()
-			_, err = l.Start(t.Context(), "shared", ignore)
-			if err == nil || !strings.Contains(err.Error(), l.image.Path) {
-				t.Errorf("start: got %v", err)
+			for _, name := range []string{"shared", "snapshot"} {
+				_, err = l.Start(t.Context(), name, ignore)
+				if err == nil || !strings.Contains(err.Error(), l.image.Path) {
+					t.Errorf("start %s: got %v", name, err)
+				}
+				l.wantState(t, name, api.Stopped)
 			}
 			if took := time.Since(begin); took > 5*time.Second {
 				t.Errorf("it took %v", took)
 			}
-			l.wantState(t, "shared", api.Stopped)
 			// A copy has all of its own, and a reflink keeps the blocks that it
 			// shared when somebody else's are written.
 			_, err = l.Start(t.Context(), "own", ignore)

@@ -17,10 +17,24 @@ import (
 func checkStore(v *VM, store io.ReaderAt) error {
 	err := cow.Check(store)
 	if errors.Is(err, cow.ErrBroken) {
-		return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("the disk of VM %s is lost: %v", v.record().Name, err),
-			HintText: "see the kernel's log for what has failed; delete the VM and make it again"}
+		return lostError{&api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("the disk of VM %s is lost: %v", v.record().Name, err),
+			HintText: "see the kernel's log for what has failed; delete the VM and make it again"}}
 	}
 	return err
+}
+
+// lostError is what the user is told of a broken snapshot.
+type lostError struct{ told *api.Error }
+
+func (e lostError) Error() string   { return e.told.Error() }
+func (e lostError) Unwrap() []error { return []error{e.told, cow.ErrBroken} }
+
+// startReason is why a VM is stopped whose start has failed.
+func startReason(err error) string {
+	if errors.Is(err, cow.ErrBroken) {
+		return "start failed: its disk is lost"
+	}
+	return "start failed"
 }
 
 // storeTime is how often the store of a snapshot is looked at.

@@ -36,7 +36,7 @@ func (s *Set) startLocked(ctx context.Context, v *VM, progress func(api.Event)) 
 	}
 	if err != nil {
 		err = s.explain(v, m, reasonOf(ctx, err))
-		return errors.Join(err, s.halt(context.WithoutCancel(ctx), v, m, "start failed"))
+		return errors.Join(err, s.halt(context.WithoutCancel(ctx), v, m, startReason(err)))
 	}
 	s.tasks.Go(func() { s.watch(v, m) })
 	return nil
