@@ -148,6 +148,8 @@ func (a *Agent) serve(conn net.Conn, r *frame.Reader, w *frame.Writer) error {
 		return copyIn(r, w, req.CopyIn)
 	case req.CopyOut != nil:
 		return copyOut(w, req.CopyOut)
+	case req.Dial != nil:
+		return dial(conn, w, req.Dial)
 	case req.Stats != nil:
 		return a.stats(w)
 	case req.Grow != nil:

@@ -27,6 +27,10 @@
 //	  |-- Request {copy out} ---------------->|
 //	  |<----------- Entry, Chunk, ..., Done --|
 //
+//	  |-- Request {dial} -------------------->|
+//	  |<---------------------------- Answer --|
+//	  |<-- the bytes of a TCP connection ---->|
+//
 //	  |-- Request {stats, grow, shutdown} --->|
 //	  |<---------------------------- Answer --|
 //

@@ -16,6 +16,7 @@ type Request struct {
 	Exec     *ExecRequest     `json:"exec,omitempty"`
 	CopyIn   *CopyInRequest   `json:"copy_in,omitempty"`
 	CopyOut  *CopyOutRequest  `json:"copy_out,omitempty"`
+	Dial     *DialRequest     `json:"dial,omitempty"`
 	Stats    *StatsRequest    `json:"stats,omitempty"`
 	Grow     *GrowRequest     `json:"grow,omitempty"`
 	Clock    *ClockRequest    `json:"clock,omitempty"`
@@ -136,7 +137,7 @@ func DecodeRequest(payload []byte) (Request, error) {
 func (r Request) Validate() error {
 	set := 0
 	for _, is := range []bool{
-		r.Exec != nil, r.CopyIn != nil, r.CopyOut != nil, r.Stats != nil,
+		r.Exec != nil, r.CopyIn != nil, r.CopyOut != nil, r.Dial != nil, r.Stats != nil,
 		r.Grow != nil, r.Clock != nil, r.Shutdown != nil,
 	} {
 		if is {
@@ -153,6 +154,8 @@ func (r Request) Validate() error {
 		return r.CopyIn.validate()
 	case r.CopyOut != nil:
 		return r.CopyOut.validate()
+	case r.Dial != nil:
+		return check(r.Dial.Port != 0, "port", "0")
 	case r.Shutdown != nil:
 		return check(r.Shutdown.GraceSeconds >= 0 && r.Shutdown.GraceSeconds <= 3600, "grace", fmt.Sprint(r.Shutdown.GraceSeconds))
 	}
