@@ -48,7 +48,13 @@ func (p *plan) buildRoot(trees []int) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return mountError("leave the mount namespace", err)
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	if errors.Is(err, unix.EINVAL) {
+		// Nor would pivot_root(2) work. Not to be mended from here: what lies around
+		// the root would stay in the jail, and its mounts be the host's too.
+		return errors.New("make mounts private: the root directory is not a mount point, as after a plain chroot (make it one before the chroot, with \"mount --bind DIR DIR\", or use a container)")
+	}
+	if err != nil {
 		return mountError("make mounts private", err)
 	}
 	if err := mountNewRoot(); err != nil {

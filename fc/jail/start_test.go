@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -220,6 +222,62 @@ func TestLongParent(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
+}
+
+// In a plain chroot there can be no jail, and who is told so can do something.
+func TestPlainChroot(t *testing.T) {
+	needRoot(t)
+	root := t.TempDir()
+	for _, dir := range []string{"dev", "jails"} {
+		if err := os.Mkdir(filepath.Join(root, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, file := range []string{"kernel", "disk", "log"} {
+		openFile(t, filepath.Join(root, file), "", 0o666)
+	}
+	program, err := os.ReadFile("/proc/self/exe")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(root, "program"), program, 0o755)
+	}
+	if err == nil {
+		err = unix.Mknod(filepath.Join(root, "dev/null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3)))
+	}
+	if err != nil {
+		t.Skipf("needs a chroot: %v", err)
+	}
+	mount := func(what, dir, kind string, flags uintptr) {
+		t.Helper()
+		err := os.MkdirAll(dir, 0o755)
+		if err == nil {
+			err = unix.Mount(what, dir, kind, flags, "")
+		}
+		if err != nil {
+			t.Skipf("needs a chroot: %v", err)
+		}
+		t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	}
+	mount("proc", filepath.Join(root, "proc"), "proc", 0)
+	for _, dir := range []string{"/lib", "/lib64", "/usr"} { // where the tests are built with cgo
+		if _, err := os.Stat(dir); err == nil {
+			mount(dir, filepath.Join(root, dir), "", unix.MS_BIND)
+		}
+	}
+
+	keep := func() string {
+		cmd := exec.Command("/program")
+		cmd.Args = []string{"fake-keeper", "/jails", "/kernel", "/disk", "/log", "die", fmt.Sprint(vmUID), "/program"}
+		cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Chroot: root}
+		out, err := cmd.CombinedOutput()
+		return fmt.Sprintf("%s, %v", out, err)
+	}
+	if out := keep(); !strings.Contains(out, "not a mount point") || !strings.Contains(out, "mount --bind") {
+		t.Errorf("it says %q", out)
+	}
+	mount(root, root, "", unix.MS_BIND|unix.MS_REC)
+	if out := keep(); !strings.Contains(out, "the VMM said \"cannot go on") {
+		t.Errorf("where the advice was followed it says %q", out)
+	}
 }
 
 func TestStageRefuses(t *testing.T) {
