@@ -14,6 +14,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -182,16 +183,20 @@ func serve(ctx context.Context, log *slog.Logger, c config) error {
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
+	var watchers sync.WaitGroup
+	watchers.Go(func() {
 		defer cancel()
 		m.watch(ctx, log, s, door, c.idle)
-	}()
+	})
+	watchers.Go(func() {
+		if err := m.boundLogs(ctx, log); err != nil {
+			log.Warn("look at serial logs seldom only", "error", err)
+		}
+	})
 	log.Info("ready", "owner", c.owner.uid, "network", network.Plan().Prefix(), "vms", len(m.table.all()), "running", m.running())
 	err = s.Serve(ctx, listener)
 	cancel()
-	<-watched
+	watchers.Wait()
 	if err != nil || m.running() > 0 || !c.standalone {
 		return err // VMs go on, and need their network
 	}

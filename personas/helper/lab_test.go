@@ -1,6 +1,7 @@
 package helper
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -67,6 +68,13 @@ func fakeVMM() {
 	case "die":
 		fmt.Println("cannot go on")
 		os.Exit(3)
+	case "flood": // much faster than any serial line
+		go func() {
+			block := bytes.Repeat([]byte("x"), 1<<20)
+			for ; ; time.Sleep(5 * time.Millisecond) {
+				os.Stdout.Write(block)
+			}
+		}()
 	case "slow":
 		time.Sleep(300 * time.Millisecond)
 	case "silent":

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -288,6 +289,34 @@ func TestSerialLogIsBounded(t *testing.T) {
 	must(t, l.trimLogs())
 	if info, err := os.Stat(log); err != nil || info.Size() != 0 || info.Mode().Perm() != 0o600 {
 		t.Errorf("log is %v, %v", info, err)
+	}
+}
+
+// A VMM that writes as fast as it can is met at once, not at the next tick.
+func TestFloodOfSerialLog(t *testing.T) {
+	l := newLab(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- l.boundLogs(ctx, slog.New(slog.DiscardHandler)) }()
+	r := l.reserved(t, "a")
+	_, err := l.run(t, r, "start", "flood", l.disk(t))
+	must(t, err)
+	var largest, last, written int64
+	for begin := time.Now(); time.Since(begin) < time.Second; time.Sleep(time.Millisecond) {
+		info, err := os.Stat(l.logPath(r))
+		must(t, err)
+		if now := info.Size(); now != last {
+			largest, written, last = max(largest, now), written+max(0, now-last), now
+		}
+	}
+	cancel()
+	must(t, <-ended)
+	t.Logf("%d MiB written, at most %d MiB at once", written>>20, largest>>20)
+	if written < 5*maxLog {
+		t.Skip("too slow a machine for a flood")
+	}
+	if largest > 3*maxLog {
+		t.Errorf("the log had %d MiB", largest>>20)
 	}
 }
 
