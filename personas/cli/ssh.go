@@ -4,25 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"os/exec"
 	"strings"
 	"syscall"
-	"time"
-
-	"golang.org/x/term"
 
 	"banger/install/layout"
-	"banger/personas/api"
-	"banger/personas/cli/sshconfig"
+	"banger/personas/guest/link"
+	"banger/personas/sshconfig"
 )
 
 // sshCmd is `banger vm ssh`.
 type sshCmd struct {
-	VM      string   `arg:"" help:"Name or id."`
-	Command []string `arg:"" optional:"" passthrough:"" placeholder:"-- CMD" help:"What to run instead of a shell."`
+	VM      string   `arg:"" name:"vm" help:"Name or id of a running VM."`
+	Command []string `arg:"" optional:"" passthrough:"partial" name:"cmd" help:"Command and arguments, passed on as they are. Default: a shell."`
 }
 
 // Help returns examples.
@@ -34,7 +29,12 @@ func (sshCmd) Help() string {
 }
 
 // Run becomes ssh, or runs the command as exec does.
-func (c sshCmd) Run(ctx context.Context, a *app) error {
+func (c *sshCmd) Run(ctx context.Context, a *app) error {
+	terminal := len(c.Command) == 0 && isTerminal(a.in) && isTerminal(a.out)
+	cmd, err := a.command(c.Command, ioFlags{Interactive: true, TTY: terminal})
+	if err != nil {
+		return err
+	}
 	client, err := a.daemon(ctx)
 	if err != nil {
 		return err
@@ -43,39 +43,29 @@ func (c sshCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	args := c.Command
-	if len(args) > 0 && args[0] == "--" {
-		args = args[1:]
+	ssh, err := exec.LookPath("ssh")
+	home := ownHome()
+	if err != nil || home == "" {
+		return a.exec(ctx, client, vm.ID, cmd)
 	}
-	program, err := exec.LookPath("ssh")
-	if err != nil || os.Geteuid() == 0 || !answersSSH(ctx, vm) {
-		if len(args) == 0 {
-			args = []string{"/bin/sh", "-l"}
-		}
-		terminal := term.IsTerminal(int(a.in.Fd()))
-		return a.exec(ctx, client, c.VM, command{args: args, tty: terminal, stdin: true})
+	conn, err := dialGuest(ctx, client, vm.ID, sshPort)
+	if errors.Is(err, link.ErrRefused) {
+		return a.exec(ctx, client, vm.ID, cmd)
 	}
-	files, err := a.sshFiles()
 	if err != nil {
 		return err
 	}
-	// ssh(1) joins its words and gives them to the guest's shell.
-	argv := append([]string{"ssh", "-F", files.Config(), vm.Name + ".vm"}, quoteAll(args)...)
-	return fmt.Errorf("run ssh: %w", syscall.Exec(program, argv, os.Environ()))
-}
-
-// answersSSH reports whether somebody listens where sshd would.
-func answersSSH(ctx context.Context, vm api.VM) bool {
-	if vm.Address == "" || vm.State != api.Running {
-		return false
-	}
-	d := net.Dialer{Timeout: time.Second}
-	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(vm.Address, "22"))
+	conn.Close() // ssh makes its own
+	files, err := sshFiles(home)
 	if err != nil {
-		return false
+		return err
 	}
-	conn.Close()
-	return true
+	argv := []string{"ssh", "-F", files.Config(), vm.Name + vmDomain}
+	if len(c.Command) > 0 {
+		// ssh joins its words and gives them to the guest's shell.
+		argv = append(append(argv, "--"), quoteAll(cmd.args)...)
+	}
+	return fmt.Errorf("run ssh: %w", syscall.Exec(ssh, argv, os.Environ()))
 }
 
 // quoteAll quotes words for a shell.
@@ -87,12 +77,28 @@ func quoteAll(words []string) []string {
 	return quoted
 }
 
-// sshFiles returns the user's key and configuration, made if they are not there.
-func (a *app) sshFiles() (sshconfig.Files, error) {
+// ownHome is the home of the user who has started this process, if it is theirs:
+// root on behalf of somebody touches nobody's keys. It is empty where there is none.
+func ownHome() string {
+	if os.Geteuid() == 0 && os.Getenv("SUDO_UID") != "" {
+		return ""
+	}
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return sshconfig.Files{}, fmt.Errorf("find home for the ssh key: %w", err)
+		return ""
 	}
+	info, err := os.Stat(home)
+	if err != nil {
+		return ""
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != os.Geteuid() {
+		return ""
+	}
+	return home
+}
+
+// sshFiles returns the user's key and configuration, made if they are not there.
+func sshFiles(home string) (sshconfig.Files, error) {
 	files := sshconfig.In(home)
 	if _, err := files.EnsureKey(); err != nil {
 		return files, err
@@ -117,14 +123,17 @@ func ownBinary() (string, error) {
 	return path, nil
 }
 
-// authorizedKeys are the keys that a new VM shall admit: the user's. Root has
-// none, and makes none for others.
+// authorizedKeys are the keys that a new VM shall admit: the user's. Where root acts
+// for somebody, the daemon, which is theirs, adds the key itself.
 func (a *app) authorizedKeys() ([]string, error) {
-	home, err := os.UserHomeDir()
-	if err != nil || os.Geteuid() == 0 {
+	home := ownHome()
+	if home == "" {
 		return nil, nil
 	}
 	line, err := sshconfig.In(home).EnsureKey()
+	if errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EACCES) {
+		return nil, nil // a home that cannot be written to has no keys, and needs none
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +143,7 @@ func (a *app) authorizedKeys() ([]string, error) {
 // sshConfigCmd is `banger ssh-config`.
 type sshConfigCmd struct {
 	Install   bool `xor:"what" help:"Include banger's configuration in ~/.ssh/config."`
-	Uninstall bool `xor:"what" help:"Take it out of there again."`
+	Uninstall bool `xor:"what" help:"Take it out of there again, and remove it."`
 }
 
 // Help returns examples.
@@ -147,80 +156,27 @@ func (sshConfigCmd) Help() string {
 }
 
 // Run writes what is asked for.
-func (c sshConfigCmd) Run(_ context.Context, a *app) error {
-	if os.Geteuid() == 0 {
-		return &usageError{message: "ssh's configuration is each user's own", hint: "run it without sudo"}
+func (c *sshConfigCmd) Run(ctx context.Context, a *app) error {
+	home := ownHome()
+	if home == "" {
+		return &usageError{message: "ssh's configuration is each user's own", hint: "run it without sudo, as the user whose home it is"}
 	}
-	files, err := a.sshFiles()
+	if c.Uninstall {
+		return sshconfig.In(home).Exclude()
+	}
+	files, err := sshFiles(home)
 	if err != nil {
 		return err
 	}
-	switch {
-	case c.Install:
-		err = files.Include()
-	case c.Uninstall:
-		err = files.Exclude()
+	if ssh, err := exec.LookPath("ssh"); err == nil && c.Install {
+		if err := files.Check(ctx, ssh); err != nil {
+			return withHint(err, "OpenSSH 8.5 or later is needed; ~/.ssh/config was not touched")
+		}
 	}
-	if err != nil {
-		return err
+	if c.Install {
+		if err := files.Include(); err != nil {
+			return err
+		}
 	}
 	return a.printNames([]string{files.Config()})
-}
-
-// sshConnectCmd is what ssh runs to reach a VM: `banger ssh-connect NAME.vm PORT`.
-type sshConnectCmd struct {
-	Host string `arg:""`
-	Port uint16 `arg:""`
-}
-
-// Run joins the VM's port and this process's standard input and output.
-func (c sshConnectCmd) Run(ctx context.Context, a *app) error {
-	vm, err := a.client().VM(ctx, vmOfHost(c.Host))
-	if err != nil {
-		return unreachable(err)
-	}
-	if vm.Address == "" {
-		return withHint(fmt.Errorf("connect to VM %s: it has no network", vm.Name), "banger vm exec works without")
-	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(vm.Address, fmt.Sprint(c.Port)))
-	if err != nil {
-		return fmt.Errorf("connect to VM %s: %w", vm.Name, err)
-	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	go func() {
-		_, _ = io.Copy(conn, a.in)
-		_ = conn.(*net.TCPConn).CloseWrite()
-	}()
-	if _, err := io.Copy(a.out, conn); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("read from VM %s: %w", vm.Name, err)
-	}
-	return nil
-}
-
-// sshHostKeyCmd is what ssh asks for a VM's key: `banger ssh-host-key NAME.vm`.
-type sshHostKeyCmd struct {
-	Host string `arg:""`
-}
-
-// Run prints a line as in known_hosts.
-func (c sshHostKeyCmd) Run(ctx context.Context, a *app) error {
-	vm, err := a.client().VM(ctx, vmOfHost(c.Host))
-	if err != nil {
-		return unreachable(err)
-	}
-	if vm.HostKey == "" {
-		return errors.New("the VM has no pinned host key: it was made by an older banger")
-	}
-	return a.write(c.Host + " " + vm.HostKey + "\n")
-}
-
-// vmOfHost is the VM that ssh calls by this name: web.vm, or [web.vm]:2222.
-func vmOfHost(host string) string {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	return strings.TrimSuffix(strings.ToLower(host), ".vm")
 }

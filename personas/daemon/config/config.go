@@ -114,6 +114,7 @@ type Error struct {
 	Hint string
 }
 
+// Error returns the place and what is wrong there.
 func (e *Error) Error() string {
 	if e.Line == 0 {
 		return fmt.Sprintf("%s: %s", e.Path, e.Text)
@@ -124,6 +125,7 @@ func (e *Error) Error() string {
 // Errors is all that is wrong with a file, by line.
 type Errors []*Error
 
+// Error returns a line for each.
 func (e Errors) Error() string {
 	lines := make([]string, len(e))
 	for i, one := range e {

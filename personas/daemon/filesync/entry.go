@@ -39,6 +39,7 @@ type FieldError struct {
 	Err   error
 }
 
+// Error returns the field and the reason.
 func (e *FieldError) Error() string { return e.Field + ": " + e.Err.Error() }
 
 // Unwrap returns the reason.

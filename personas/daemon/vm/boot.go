@@ -21,7 +21,7 @@ import (
 const bootTimeout = 2 * time.Minute
 
 // boot waits for the guest, tells it what to become, and waits until it is.
-func (m *machine) boot(ctx context.Context, r *Record, disks []disk, files []link.File, progress func(api.Event)) error {
+func (m *machine) boot(ctx context.Context, r *Record, disks []disk, given given, progress func(api.Event)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout,
 		&api.Error{Code: api.CodeTimeout, Message: fmt.Sprintf("the guest was not ready within %v", bootTimeout)})
 	defer cancel()
@@ -36,14 +36,14 @@ func (m *machine) boot(ctx context.Context, r *Record, disks []disk, files []lin
 		case <-done:
 		}
 	}()
-	err := m.converse(ctx, r, disks, files, progress)
+	err := m.converse(ctx, r, disks, given, progress)
 	if err != nil && context.Cause(ctx) != nil {
 		return context.Cause(ctx)
 	}
 	return err
 }
 
-func (m *machine) converse(ctx context.Context, r *Record, disks []disk, files []link.File, progress func(api.Event)) error {
+func (m *machine) converse(ctx context.Context, r *Record, disks []disk, given given, progress func(api.Event)) error {
 	end := step(progress, "kernel")
 	conn, err := accept(ctx, m.hello)
 	if err != nil {
@@ -59,7 +59,7 @@ func (m *machine) converse(ctx context.Context, r *Record, disks []disk, files [
 	if err != nil {
 		return err
 	}
-	config.Files = files
+	config.Files, config.AuthorizedKeys = given.files, given.keys
 	if err := link.SendBoot(ctx, conn, config); err != nil {
 		return err
 	}
@@ -99,9 +99,7 @@ func bootConfig(r *Record, disks []disk) (link.BootConfig, error) {
 		Entropy:      make([]byte, 64),
 		Init:         link.InitMode(r.Spec.Init),
 		HostKey:      r.HostKey.Private,
-
-		AuthorizedKeys: r.Spec.AuthorizedKeys,
-		Exec:           execDefaults(r),
+		Exec:         execDefaults(r),
 	}
 	if r.Backend == api.BackendOverlay {
 		c.Disk.Upper, c.Disk.Grow = "vdb", false

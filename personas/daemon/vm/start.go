@@ -49,7 +49,7 @@ func (s *Set) launch(ctx context.Context, v *VM, progress func(api.Event)) (*mac
 	if rec.Emulated {
 		progress(api.Event{Notice: "this VM is emulated, because KVM cannot be used here: it works, slowly (see \"banger doctor\")"})
 	}
-	synced, err := s.syncedFiles(&rec, progress)
+	given, err := s.given(&rec, progress)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +74,7 @@ func (s *Set) launch(ctx context.Context, v *VM, progress func(api.Event)) (*mac
 	}
 	v.change(func() { v.rec.PID = reply.PID })
 	end()
-	return m, m.boot(ctx, &rec, disks, synced, progress)
+	return m, m.boot(ctx, &rec, disks, given, progress)
 }
 
 // startVMM asks the helper for a VMM, and gives it first what it turns out not

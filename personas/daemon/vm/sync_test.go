@@ -3,11 +3,13 @@ package vm
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"banger/personas/api"
 	"banger/personas/daemon/filesync"
+	"banger/personas/sshconfig"
 )
 
 // Files of the owner come once, at the first start, as they are then.
@@ -70,5 +72,32 @@ func TestSyncedFilesAreRefusedBeforeTheStart(t *testing.T) {
 	must(t, err)
 	if files := l.h.boots[0].Files; len(files) != 1 {
 		t.Errorf("the guest got %+v", files)
+	}
+}
+
+// A VM admits the keys that it was created with and its owner's, which the daemon
+// makes where it can.
+func TestAuthorizedKeys(t *testing.T) {
+	l := newLab(t)
+	l.Home = t.TempDir()
+	rec := l.spec("web")
+	rec.Spec.AuthorizedKeys = []string{"ssh-ed25519 AAAA someone's"}
+	l.create(t, rec)
+	own, err := sshconfig.In(l.Home).PublicKey()
+	must(t, err)
+	want := []string{"ssh-ed25519 AAAA someone's", own}
+	_, err = l.Restart(t.Context(), "web", 0, ignore)
+	must(t, err)
+	for _, boot := range l.h.boots {
+		if !slices.Equal(boot.AuthorizedKeys, want) {
+			t.Errorf("admits %q, want %q", boot.AuthorizedKeys, want)
+		}
+	}
+	// A home that cannot be written to is no reason not to start.
+	l.Home = "/proc/self"
+	_, err = l.Restart(t.Context(), "web", 0, ignore)
+	must(t, err)
+	if got := l.h.boots[len(l.h.boots)-1].AuthorizedKeys; !slices.Equal(got, want[:1]) {
+		t.Errorf("without a home: %q", got)
 	}
 }

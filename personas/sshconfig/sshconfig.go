@@ -3,22 +3,20 @@
 // that includes it, only where the owner asks for that.
 //
 // No list of known hosts is kept: ssh asks banger for the key of a VM, which was
-// made with the VM and goes with it.
+// made with the VM and goes with it. Everything lies in the home of the user who
+// calls, and is made by processes of that user.
 package sshconfig
 
 import (
 	"bytes"
-	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/pem"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
-
-	"golang.org/x/crypto/ssh"
 )
 
 // Files are where everything is, below the home of the owner.
@@ -38,69 +36,54 @@ func (f Files) Config() string { return filepath.Join(f.dir(), "config") }
 // user is the owner's own configuration.
 func (f Files) user() string { return filepath.Join(f.home, ".ssh/config") }
 
-// EnsureKey returns the owner's public key, as a line for authorized_keys. The
-// first time it makes the pair.
-func (f Files) EnsureKey() (string, error) {
-	data, err := os.ReadFile(f.Key() + ".pub")
-	if err == nil {
-		if _, _, _, _, err := ssh.ParseAuthorizedKey(data); err != nil {
-			return "", fmt.Errorf("read ssh key %s: %w", f.Key()+".pub", err)
-		}
-		return strings.TrimSpace(string(data)), nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("read ssh key: %w", err)
-	}
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return "", fmt.Errorf("make ssh key: %w", err)
-	}
-	block, err := ssh.MarshalPrivateKey(private, "banger")
-	if err != nil {
-		return "", fmt.Errorf("make ssh key: %w", err)
-	}
-	pub, err := ssh.NewPublicKey(public)
-	if err != nil {
-		return "", fmt.Errorf("make ssh key: %w", err)
-	}
-	line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(pub))) + " banger"
-	if err := os.MkdirAll(f.dir(), 0o700); err != nil {
-		return "", fmt.Errorf("make ssh key: %w", err)
-	}
-	// The public half comes last: it says that the pair is complete.
-	if err := write(f.Key(), pem.EncodeToMemory(block), 0o600); err != nil {
-		return "", fmt.Errorf("make ssh key: %w", err)
-	}
-	if err := write(f.Key()+".pub", []byte(line+"\n"), 0o644); err != nil {
-		return "", fmt.Errorf("make ssh key: %w", err)
-	}
-	return line, nil
-}
-
-// WriteConfig writes the configuration, in which ssh starts the banger at binary.
-func (f Files) WriteConfig(binary string) error {
-	if strings.ContainsAny(binary+f.home, "\"\n%") {
-		return fmt.Errorf("write ssh configuration: %q or %q is a path that ssh cannot be told", binary, f.home)
-	}
-	text := fmt.Sprintf(`# Written by "banger ssh-config". VMs are reached through banger itself, by no
+// text is the configuration in which ssh starts the banger at binary.
+//
+// ssh gives ProxyCommand to the user's shell, and a name may come from anywhere, such
+// as the URL of a git submodule: within single quotes a quote is the one thing that
+// a shell could take for something else, and a name with one is no VM's.
+// KnownHostsCommand is started without a shell. It is of OpenSSH 8.5; see Check.
+const text = `# Written by "banger ssh-config". VMs are reached through banger itself, by no
 # route of this host's, and are known by the keys that they were made with.
-Host *.vm
+Host *.vm "!*'*"
 	User root
-	IdentityFile "%s"
+	IdentityFile "%[1]s"
 	IdentitiesOnly yes
-	ProxyCommand "%s" ssh-connect %%h %%p
-	KnownHostsCommand "%s" ssh-host-key %%H
+	ProxyCommand '%[2]s' ssh-connect '%%h' %%p
+	KnownHostsCommand "%[2]s" ssh-host-key %%H
 	UserKnownHostsFile /dev/null
 	GlobalKnownHostsFile /dev/null
 	StrictHostKeyChecking yes
+	HostKeyAlgorithms ssh-ed25519
 	CheckHostIP no
 	UpdateHostKeys no
-`, f.Key(), binary, binary)
+	ForwardAgent no
+	ForwardX11 no
+`
+
+// WriteConfig writes the configuration, in which ssh starts the banger at binary.
+func (f Files) WriteConfig(binary string) error {
+	if strings.ContainsAny(binary+f.home, "\"'\\\n%") {
+		return fmt.Errorf("write ssh configuration: %q or %q is a path that ssh cannot be told", binary, f.home)
+	}
 	if err := os.MkdirAll(f.dir(), 0o700); err != nil {
 		return fmt.Errorf("write ssh configuration: %w", err)
 	}
-	if err := write(f.Config(), []byte(text), 0o600); err != nil {
+	want := fmt.Appendf(nil, text, f.Key(), binary)
+	if old, err := os.ReadFile(f.Config()); err == nil && bytes.Equal(old, want) {
+		return nil
+	}
+	if err := write(f.Config(), want, 0o600); err != nil {
 		return fmt.Errorf("write ssh configuration: %w", err)
+	}
+	return nil
+}
+
+// Check asks the ssh at program whether it understands our configuration: one that
+// does not would, once it is included, not reach any host any more.
+func (f Files) Check(ctx context.Context, program string) error {
+	out, err := exec.CommandContext(ctx, program, "-G", "-F", f.Config(), "name.vm").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("check ssh configuration: %w: %s", err, bytes.TrimSpace(out))
 	}
 	return nil
 }
@@ -122,16 +105,25 @@ func (f Files) Include() error {
 	return f.replaceUser([]byte(text))
 }
 
-// Exclude takes our lines out again.
+// Exclude takes our lines out again, and removes our configuration. The key stays:
+// there are VMs that admit it. A configuration of the owner's that had nothing else
+// in it goes.
 func (f Files) Exclude() error {
-	if _, err := os.Stat(f.user()); errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(f.Config()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove ssh configuration: %w", err)
+	}
+	info, err := os.Lstat(f.user())
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	old, err := f.without()
-	if err != nil {
+	rest, werr := f.without()
+	if err := errors.Join(err, werr); err != nil {
 		return err
 	}
-	return f.replaceUser(old)
+	if len(rest) == 0 && info.Mode().IsRegular() {
+		return os.Remove(f.user())
+	}
+	return f.replaceUser(rest)
 }
 
 // without is the owner's configuration without our lines.
@@ -172,17 +164,25 @@ func (f Files) replaceUser(text []byte) error {
 
 // write replaces a file as a whole.
 func write(path string, data []byte, mode fs.FileMode) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".banger-")
+	tmp, err := writeTemp(filepath.Dir(path), data, mode)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name())
+	defer os.Remove(tmp) // where it was not renamed
+	return os.Rename(tmp, path)
+}
+
+// writeTemp writes a file beside the one that it shall become.
+func writeTemp(dir string, data []byte, mode fs.FileMode) (path string, err error) {
+	tmp, err := os.CreateTemp(dir, ".banger-")
+	if err != nil {
+		return "", err
+	}
 	defer tmp.Close()
-	if _, err := tmp.Write(data); err != nil {
-		return err
+	_, err = tmp.Write(data)
+	if err = errors.Join(err, tmp.Chmod(mode), tmp.Sync()); err != nil {
+		os.Remove(tmp.Name())
+		return "", err
 	}
-	if err := errors.Join(tmp.Chmod(mode), tmp.Sync()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
+	return tmp.Name(), nil
 }
