@@ -71,6 +71,7 @@ type fakeDaemon struct {
 }
 
 func newFake(t *testing.T) *fakeDaemon {
+	t.Setenv("HOME", "/nonexistent") // whoever runs the tests keeps theirs, and has no keys
 	// Whatever this machine's shells read when they start is not ours, nor what
 	// their line editors do with what is typed ahead.
 	home := link.ExecDefaults{Env: []string{"HOME=" + t.TempDir(), "SHELL=/bin/sh"}}
