@@ -63,6 +63,10 @@ func networkTask(ctx context.Context, log *slog.Logger, args []string) error {
 		if err := systemd.SetLinkResolver(ctx, ns.UplinkIndex(), ns.Plan().Gateway(), "vm", reverseZone(record.Network)); err != nil {
 			log.Warn("tell systemd-resolved of names below .vm, ignoring", "error", err)
 		}
+		// Nobody else of banger's on this host can have the kernel load what it takes.
+		if err := dm.Probe(); err != nil {
+			log.Info("disks will be no snapshots", "reason", err)
+		}
 		log.Info("network is up", "prefix", ns.Plan().Prefix())
 		return nil
 	case "down":
