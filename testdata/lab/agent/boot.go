@@ -38,6 +38,9 @@ func boot() error {
 	if err := unix.Mount("/dev", "/root/dev", "", unix.MS_MOVE, ""); err != nil {
 		return fmt.Errorf("move /dev: %w", err)
 	}
+	if err := settle(); err != nil {
+		return fmt.Errorf("settle agent: %w", err)
+	}
 	if err := os.Chdir("/root"); err != nil {
 		return err
 	}
@@ -48,6 +51,25 @@ func boot() error {
 		return err
 	}
 	return unix.Exec("/sbin/init", []string{"/sbin/init"}, os.Environ())
+}
+
+// settle puts the agent where the host's unit starts it, and its way out beside it.
+func settle() error {
+	if err := unix.Mount("tmpfs", "/root/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
+		return err
+	}
+	const dir = "/root/run/lab"
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	self, err := os.ReadFile("/init")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(dir+"/agent", self, 0o700); err != nil {
+		return err
+	}
+	return os.Symlink("/dev/virtio-ports/lab", dir+"/port")
 }
 
 func load(name string) error {

@@ -39,6 +39,9 @@ func keep(w world) error {
 			orders <- lines.Text()
 		}
 	}()
+	if len(w.Program) > 0 {
+		return errors.Join(keepProgram(w, orders), os.RemoveAll(w.Dir))
+	}
 	for first := true; ; first = false {
 		boot, err := startFirst(w)
 		if err != nil {
@@ -51,6 +54,27 @@ func keep(w world) error {
 		if err != nil || !again {
 			return errors.Join(err, os.RemoveAll(w.Dir))
 		}
+	}
+}
+
+// keepProgram runs a program until it ends or there are no more orders.
+func keepProgram(w world, orders <-chan string) error {
+	cmd := exec.Command(w.Program[0], w.Program[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	fmt.Println(started)
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-orders:
+		cmd.Process.Kill()
+		<-ended
+		return nil
 	}
 }
 

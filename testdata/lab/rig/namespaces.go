@@ -1,7 +1,6 @@
 package rig
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,10 +8,8 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"banger/testdata/lab/tree"
 )
@@ -54,6 +51,8 @@ type world struct {
 	Agent  string
 	Cgroup string
 	Files  map[string]string
+	// Program is what to run instead of a first process.
+	Program []string
 }
 
 // Below world.Dir.
@@ -68,9 +67,7 @@ const (
 // own, so that all is cleared away even when this one is killed.
 type namespaces struct {
 	agents *net.UnixListener // where the agent calls
-	keeper *exec.Cmd
-	orders io.WriteCloser // to the keeper; the host ends when it is closed
-	words  *bufio.Reader  // of the keeper
+	keeper *keeper
 }
 
 func startNamespaces(dir string, t tree.Tree, agent string, files map[string]string) (*namespaces, error) {
@@ -93,46 +90,11 @@ func startNamespaces(dir string, t tree.Tree, agent string, files map[string]str
 		return nil, err
 	}
 	n.agents.SetUnlinkOnClose(false)
-	if err := n.startKeeper(w); err != nil {
+	if n.keeper, err = startKeeper(w); err != nil {
 		n.agents.Close()
 		return nil, err
 	}
 	return n, nil
-}
-
-func (n *namespaces) startKeeper(w world) error {
-	spec, err := json.Marshal(w)
-	if err != nil {
-		return err
-	}
-	n.keeper = exec.Command("/proc/self/exe")
-	n.keeper.Args = []string{keeperName, string(spec)}
-	n.keeper.Env = []string{"PATH=" + os.Getenv("PATH")}
-	n.keeper.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if n.orders, err = n.keeper.StdinPipe(); err != nil {
-		return err
-	}
-	words, err := n.keeper.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	n.words = bufio.NewReader(words)
-	if err := n.keeper.Start(); err != nil {
-		return err
-	}
-	if err := n.expect(started); err != nil {
-		return errors.Join(err, n.close())
-	}
-	return nil
-}
-
-// expect reads a word of the keeper.
-func (n *namespaces) expect(want string) error {
-	line, err := n.words.ReadString('\n')
-	if line = strings.TrimSpace(line); err != nil || line != want {
-		return fmt.Errorf("keeper says %q: %v", line, err)
-	}
-	return nil
 }
 
 func (n *namespaces) dial(ctx context.Context) (io.ReadWriteCloser, error) {
@@ -142,18 +104,15 @@ func (n *namespaces) dial(ctx context.Context) (io.ReadWriteCloser, error) {
 }
 
 func (n *namespaces) crash() error {
-	_, err := fmt.Fprintln(n.orders, crash)
+	_, err := fmt.Fprintln(n.keeper.orders, crash)
 	return err
 }
 
+func (n *namespaces) welcome() string { return "true" }
+
 func (n *namespaces) close() error {
 	n.agents.Close()
-	n.orders.Close()
-	said, _ := io.ReadAll(n.words)
-	if err := n.keeper.Wait(); err != nil {
-		return fmt.Errorf("keeper of the lab host: %w: %s", err, said)
-	}
-	return nil
+	return n.keeper.close()
 }
 
 // cgroupMount returns where this machine has its cgroups of version 2.

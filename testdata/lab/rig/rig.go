@@ -84,6 +84,8 @@ type Host struct {
 type base interface {
 	// dial connects to the agent, or to where it will be.
 	dial(ctx context.Context) (io.ReadWriteCloser, error)
+	// welcome is what a shell of root's is to do first at every boot.
+	welcome() string
 	// crash ends the host as a power cut does, and starts it again.
 	crash() error
 	// close ends the host and removes all of it but the directory.
@@ -166,7 +168,8 @@ func (h *Host) greet(ctx context.Context, before string) error {
 
 // settle waits until systemd has nothing to do. A failed unit is an error.
 func (h *Host) settle(ctx context.Context) error {
-	const wait = `systemctl is-system-running --wait || { systemctl list-units --failed --plain --no-legend; exit 1; }`
+	wait := h.base.welcome() + `
+systemctl is-system-running --wait || { systemctl list-units --failed --plain --no-legend; exit 1; }`
 	r, err := h.Run(ctx, talk.Command{User: "root", Args: []string{"sh", "-c", wait}})
 	if err == nil && r.Code != 0 {
 		err = fmt.Errorf("host is %s %s", strings.Join(strings.Fields(r.Stdout), " "), r.Stderr)
@@ -211,15 +214,21 @@ func (h *Host) Put(ctx context.Context, name string, mode os.FileMode, content i
 	return nil
 }
 
-// Reboot asks systemd to, and waits until the host is up again.
-func (h *Host) Reboot(ctx context.Context) error {
+// Reboot runs a command of root's that reboots the host, "systemctl reboot" if
+// none is given, and waits until the host is up again.
+func (h *Host) Reboot(ctx context.Context, command ...string) error {
+	if len(command) == 0 {
+		command = []string{"systemctl", "reboot"}
+	}
 	before := h.client.BootID
-	p, err := h.Start(talk.Command{User: "root", Args: []string{"systemctl", "reboot"}}, talk.Streams{})
+	p, err := h.Start(talk.Command{User: "root", Args: command}, talk.Streams{})
 	if err != nil {
 		return err
 	}
-	if code, err := p.Wait(ctx); err == nil && code != 0 {
-		return fmt.Errorf("reboot host: systemctl: exit code %d", code)
+	soon, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if code, err := p.Wait(soon); err == nil && code != 0 {
+		return fmt.Errorf("reboot host: %q: exit code %d", command, code)
 	}
 	h.client.Close()
 	if err := h.greet(ctx, before); err != nil {

@@ -3,6 +3,7 @@ package rig
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -126,13 +127,45 @@ func TestHostIsASystemdHost(t *testing.T) {
 	sh(t, h, "root", fill)
 }
 
+// TestMachineHasWhatNamespacesLack: what makes it worth its slowness.
+func TestMachineHasWhatNamespacesLack(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots an emulated machine")
+	}
+	h := start(t, Machine)
+	for script, want := range map[string]string{
+		"cat /proc/1/comm":                    "systemd",
+		"stat -c %t:%T /dev/kvm":              "a:e8",
+		"head -c 9 " + Shared + "/hosts":      "127.0.0.1",
+		"dmsetup targets | grep -c ^snapshot": "3",
+		"systemd-run --quiet --pipe --wait -p MemoryMax=32M sh -c 'cat /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/memory.max'": "33554432",
+	} {
+		if got := sh(t, h, "root", script); got != want {
+			t.Errorf("%s: got %q, want %q", script, got, want)
+		}
+	}
+	var clock int64
+	if _, err := fmt.Sscan(sh(t, h, "root", "date +%s"), &clock); err != nil {
+		t.Fatal(err)
+	}
+	if off := time.Since(time.Unix(clock, 0)); off < -5*time.Second || off > 5*time.Second {
+		t.Errorf("the clock is off by %v", off)
+	}
+	reboots(t, h)
+}
+
 func TestRebootKeepsTheDiskAndNothingElse(t *testing.T) {
-	h := start(t, Namespaces)
+	reboots(t, start(t, Namespaces))
+}
+
+// reboots boots a host again in both ways.
+func reboots(t *testing.T, h *Host) {
+	t.Helper()
 	for name, again := range map[string]func() error{
 		"reboot": func() error { return h.Reboot(t.Context()) },
 		"crash":  func() error { return h.Crash(t.Context()) },
 	} {
-		before := sh(t, h, "root", fill+"; echo kept >/var/"+name+"; touch /run/volatile; cat /proc/sys/kernel/random/boot_id")
+		before := sh(t, h, "root", fill+"; echo kept >/var/"+name+"; sync; touch /run/volatile; cat /proc/sys/kernel/random/boot_id")
 		if err := again(); err != nil {
 			t.Fatal(err)
 		}

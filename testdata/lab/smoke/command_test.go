@@ -26,7 +26,7 @@ import (
 //	begin NAME USER CMD...      starts it, and goes on
 //	end NAME                    waits for it, and is as if it had run now
 //	put FILE PATH [MODE]        writes a file of the script's on the host, as root
-//	reboot                      through systemd
+//	reboot [CMD...]             through systemd, or by a command of root's
 //	crash                       a power cut
 //	inventory save NAME         keeps what is on the host
 //	inventory compare NAME      it is the same now
@@ -42,8 +42,8 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"begin":      begin,
 	"end":        end,
 	"put":        put,
-	"reboot":     again((*rig.Host).Reboot),
-	"crash":      again((*rig.Host).Crash),
+	"reboot":     reboot,
+	"crash":      crash,
 	"inventory":  inventory,
 	"journal":    journal,
 }
@@ -148,10 +148,12 @@ func put(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(s.host.Put(context.Background(), args[1], os.FileMode(mode), strings.NewReader(ts.ReadFile(args[0]))))
 }
 
-func again(do func(*rig.Host, context.Context) error) func(*testscript.TestScript, bool, []string) {
-	return func(ts *testscript.TestScript, neg bool, args []string) {
-		ts.Check(do(scene(ts, args, 0).host, context.Background()))
-	}
+func reboot(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(scene(ts, args, 0).host.Reboot(context.Background(), args...))
+}
+
+func crash(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(scene(ts, args, 0).host.Crash(context.Background()))
 }
 
 func journal(ts *testscript.TestScript, neg bool, args []string) {

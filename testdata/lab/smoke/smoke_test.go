@@ -139,17 +139,25 @@ func needs(text string) []string {
 	return nil
 }
 
-// dropIn lets a hardened service count.
-const dropIn = "[Service]\nEnvironment=GOCOVERDIR=" + coverDir + "\nReadWritePaths=" + coverDir + "\n"
+// The drop-ins that let services count. Where the unit has a file system of its
+// own, the place to count in has to be in it; banger-net must have none, for
+// what it mounts is for others.
+const (
+	counts    = "[Service]\nEnvironment=GOCOVERDIR=" + coverDir + "\n"
+	countsToo = counts + "ReadWritePaths=" + coverDir + "\n"
+)
 
 // prepare gives the host a place that the binary can count in.
 func (s *play) prepare(ctx context.Context) error {
 	const script = `mkdir -m 0777 /cover
-for unit in bangerd banger-helper banger-net; do
-	mkdir -p /usr/local/lib/systemd/system/$unit.service.d
-	echo "$1" >/usr/local/lib/systemd/system/$unit.service.d/cover.conf
-done`
-	r, err := s.host.Run(ctx, talk.Command{User: "root", Args: []string{"sh", "-ec", script, "prepare", dropIn}})
+drop() {
+	mkdir -p /usr/local/lib/systemd/system/$1.service.d
+	echo "$2" >/usr/local/lib/systemd/system/$1.service.d/cover.conf
+}
+drop banger-net "$1"
+drop bangerd "$2"
+drop banger-helper "$2"`
+	r, err := s.host.Run(ctx, talk.Command{User: "root", Args: []string{"sh", "-ec", script, "prepare", counts, countsToo}})
 	if err == nil && r.Code != 0 {
 		err = fmt.Errorf("prepare host: %v", r)
 	}

@@ -45,9 +45,13 @@ type Process struct {
 	end     exit
 }
 
-// hellos is how long to wait for an answer before the next hello: what was
-// said to a port before the agent has opened it may be lost.
-const hellos = 200 * time.Millisecond
+// How long to wait for an answer before the next hello, at first and at most:
+// what is said to a port before the agent has opened it may be lost, and may
+// also fill it up.
+const (
+	firstHello = 200 * time.Millisecond
+	lastHello  = 5 * time.Second
+)
 
 // Connect begins a talk over conn, which it owns. It waits for the agent until
 // ctx ends.
@@ -56,7 +60,8 @@ func Connect(ctx context.Context, conn io.ReadWriteCloser) (*Client, error) {
 	nonce := rand.Text()
 	answered := make(chan string, 1)
 	go c.read(nonce, answered)
-	for {
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	for wait := firstHello; ; wait = min(2*wait, lastHello) {
 		if err := c.send.send(message{Hello: &hello{Nonce: nonce}}); err != nil {
 			c.Close()
 			return nil, fmt.Errorf("greet agent: %w", err)
@@ -64,7 +69,7 @@ func Connect(ctx context.Context, conn io.ReadWriteCloser) (*Client, error) {
 		select {
 		case c.BootID = <-answered:
 			return c, nil
-		case <-time.After(hellos):
+		case <-time.After(wait):
 		case <-c.done:
 			return nil, fmt.Errorf("greet agent: %w", c.err)
 		case <-ctx.Done():
