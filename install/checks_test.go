@@ -50,8 +50,8 @@ func TestChecks(t *testing.T) {
 		},
 		"missing file": {
 			func(s site) doctor.Result { return s.files(t.Context()) },
-			func(root string) error { return os.Remove(root + "/etc/udev/rules.d/60-banger.rules") },
-			doctor.Fail, "60-banger.rules is missing",
+			func(root string) error { return os.Remove(root + "/etc/udev/rules.d/05-banger.rules") },
+			doctor.Fail, "05-banger.rules is missing",
 		},
 		"drop-in": {
 			func(s site) doctor.Result { return s.overrides(t.Context()) },

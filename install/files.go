@@ -30,7 +30,7 @@ var files = []struct{ source, path string }{
 	{"bangerd.service", layout.UnitDir + "/" + layout.DaemonService},
 	{"banger-vm@.service", layout.UnitDir + "/" + layout.VMTemplate},
 	{"banger.slice", layout.UnitDir + "/" + layout.VMSlice},
-	{"60-banger.rules", "/etc/udev/rules.d/60-banger.rules"},
+	{"05-banger.rules", "/etc/udev/rules.d/05-banger.rules"},
 	{"modules.conf", "/etc/modules-load.d/banger.conf"},
 	{"tmpfiles.conf", TmpfilesConf},
 }

@@ -89,7 +89,7 @@ func TestInstallAndUninstallBelowRoot(t *testing.T) {
 		"/etc/banger/install.toml":                  "-rw-r--r--",
 		"/etc/systemd/system/banger-vm@.service":    "-rw-r--r--",
 		"/etc/systemd/system/banger-helper.service": "-rw-r--r--",
-		"/etc/udev/rules.d/60-banger.rules":         "-rw-r--r--",
+		"/etc/udev/rules.d/05-banger.rules":         "-rw-r--r--",
 	} {
 		if got := tree(t, root)[path]; !strings.HasPrefix(got, mode) {
 			t.Errorf("%s is %.40q, want %s", path, got, mode)
@@ -250,7 +250,7 @@ func read(t *testing.T, path string) []byte {
 
 func TestForeignFilesStay(t *testing.T) {
 	for _, path := range []string{
-		"/etc/systemd/system/bangerd.service", "/etc/udev/rules.d/60-banger.rules", "/usr/local/bin/bangerd", "/etc/banger/install.toml",
+		"/etc/systemd/system/bangerd.service", "/etc/udev/rules.d/05-banger.rules", "/usr/local/bin/bangerd", "/etc/banger/install.toml",
 	} {
 		root := t.TempDir()
 		if err := os.MkdirAll(filepath.Dir(root+path), 0o755); err != nil {

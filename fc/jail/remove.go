@@ -80,50 +80,43 @@ type wrecker struct {
 
 // openHere opens a directory whose name is one of dir's entries, without following a
 // link, and says EXDEV if something is mounted there. openat2 would do all of that at
-// once, and is not to be had where systemd forbids set-user-id files.
+// once, and is not to be had where systemd forbids set-user-id files. What a VMM has
+// made its own becomes ours first: its keeper need not have CAP_DAC_OVERRIDE.
 func openHere(dir *os.File, name string) (fd int, err error) {
-	fd, err = unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	at, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
+	f := os.NewFile(uintptr(at), name)
+	defer f.Close()
 	var here, there unix.Statx_t
 	err = unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &here)
 	if err == nil {
-		err = unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &there)
+		err = unix.Statx(at, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID|unix.STATX_UID|unix.STATX_MODE, &there)
 	}
 	if err == nil && here.Mnt_id != there.Mnt_id {
 		err = unix.EXDEV
 	}
+	if err == nil && (int(there.Uid) != os.Geteuid() || there.Mode&0o700 != 0o700) {
+		err = claim(f)
+	}
 	if err != nil {
-		unix.Close(fd)
 		return -1, err
 	}
-	return fd, nil
+	return unix.Open(fdPath(f), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
-// claim makes a directory that a VMM has closed to us ours. Its keeper need not
-// have CAP_DAC_OVERRIDE.
-func claim(at int, name string) error {
-	fd, err := unix.Openat(at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
+// claim makes a directory ours.
+func claim(dir *os.File) error {
+	if err := unix.Fchownat(int(dir.Fd()), "", os.Geteuid(), os.Getegid(), unix.AT_EMPTY_PATH); err != nil {
 		return err
 	}
-	f := os.NewFile(uintptr(fd), name)
-	defer f.Close()
-	if err := unix.Fchownat(fd, "", os.Geteuid(), os.Getegid(), unix.AT_EMPTY_PATH); err != nil {
-		return err
-	}
-	return unix.Chmod(fdPath(f), 0o700)
+	return unix.Chmod(fdPath(dir), 0o700)
 }
 
 // flatten removes a directory in root, after moving the directories in it to root.
 func (w *wrecker) flatten(name string) error {
 	fd, err := openHere(w.root, name)
-	if err == unix.EACCES {
-		if err = claim(int(w.root.Fd()), name); err == nil {
-			fd, err = openHere(w.root, name)
-		}
-	}
 	if err == unix.EXDEV {
 		return fmt.Errorf("%s is a mount point, leaving it", name)
 	}
@@ -141,6 +134,10 @@ func (w *wrecker) flatten(name string) error {
 			break
 		}
 		for _, sub := range dirs {
+			// To move a directory takes the right to write to it.
+			if own, err := openHere(f, sub); err == nil {
+				unix.Close(own)
+			}
 			w.seq++
 			to := "." + strconv.Itoa(w.seq)
 			if err := unix.Renameat2(fd, sub, int(w.root.Fd()), to, unix.RENAME_NOREPLACE); err != nil && err != unix.EEXIST {

@@ -28,7 +28,8 @@ func (m *machines) clear(ctx context.Context, r *reservation) error {
 	}
 	err := errors.Join(r.awaitSnapshot(ctx), m.net.RemoveTap(ctx, r.rec.Slot))
 	if m.forget != nil {
-		err = errors.Join(err, m.forget(ctx, r.rec.ID))
+		// A limit that stays bounds nobody, and is set anew at the next start.
+		_ = m.forget(ctx, r.rec.ID)
 	}
 	if r.rec.Disks != nil { // else nothing is to be recorded
 		m.table.unclaim(r)

@@ -94,6 +94,13 @@ func (s *Set) reconcileLocked(ctx context.Context) error {
 	for _, v := range vms {
 		rec := v.record()
 		r, ok := held[rec.Lease.Handle]
+		if !ok && rec.Lease.Handle != "" {
+			// The host was down: address and slot may be another VM's by now.
+			err := s.update(v, func(r *Record) error { r.Lease = ops.VMReserveReply{}; return nil })
+			if err != nil {
+				s.Log.Error("forget the lease of a VM", "vm", rec.Name, "error", err)
+			}
+		}
 		delete(held, rec.Lease.Handle)
 		if err := s.settle(ctx, v, ok && r.Running); err != nil {
 			s.Log.Error("reconcile VM", "vm", rec.Name, "state", rec.State, "error", err)

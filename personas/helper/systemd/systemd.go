@@ -47,6 +47,9 @@ func Dial(ctx context.Context) (*Manager, error) {
 	return m, nil
 }
 
+// Connected reports whether the connection stands.
+func (m *Manager) Connected() bool { return m.conn.Connected() }
+
 // Close ends the connection; who waits for a job gets an error.
 func (m *Manager) Close() error { return m.conn.Close() }
 

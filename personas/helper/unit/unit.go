@@ -28,8 +28,10 @@ import (
 // Manager starts units: package systemd has the real one.
 type Manager interface {
 	Start(ctx context.Context, unit string) error
+	Stop(ctx context.Context, unit string) error
 	SetProperties(ctx context.Context, unit string, properties []systemd.Property) error
 	Revert(ctx context.Context, unit string) error
+	Connected() bool
 	Close() error
 }
 
@@ -51,6 +53,7 @@ type order struct {
 	spec *jail.Spec
 	path chan string // of the jail, once it stands
 	fail chan error
+	done chan struct{} // closed once nobody looks at spec any more
 }
 
 // Listen serves the socket at path, which is made anew, mode 0600, until ctx is
@@ -99,6 +102,7 @@ func (l *Launcher) attend(conn *net.UnixConn) {
 	if o == nil {
 		return
 	}
+	defer close(o.done)
 	if err := send(conn, o.spec); err != nil {
 		o.fail <- err
 		return
@@ -138,29 +142,40 @@ func (l *Launcher) Start(ctx context.Context, s *jail.Spec) (*jail.Process, erro
 	if err != nil {
 		return nil, err
 	}
-	o := &order{spec: s, path: make(chan string, 1), fail: make(chan error, 1)}
+	o := &order{spec: s, path: make(chan string, 1), fail: make(chan error, 1), done: make(chan struct{})}
 	l.mu.Lock()
 	l.pending[s.ID] = o
 	l.mu.Unlock()
-	defer l.take(s.ID)
-
+	defer func() {
+		if l.take(s.ID) == nil {
+			<-o.done // a unit has asked for it
+		}
+	}()
 	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
 	if p := limits(s.Limits); len(p) > 0 {
 		if err := m.SetProperties(ctx, l.Name(s.ID), p); err != nil {
-			l.forget(m)
 			return nil, err
 		}
 	}
 	job := make(chan error, 1)
 	go func() { job <- m.Start(ctx, l.Name(s.ID)) }()
 	path, err := o.result(ctx, job)
-	if err != nil {
-		l.forget(m)
-		return nil, err
+	var p *jail.Process
+	if err == nil {
+		p, err = jail.Adopt(ctx, path)
 	}
-	return jail.Adopt(ctx, path)
+	if err != nil {
+		// Whatever its process has come to, the unit is to be as if it had never run.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		return nil, errors.Join(err, m.Stop(ctx, l.Name(s.ID)))
+	}
+	return p, nil
 }
+
+// stopTimeout bounds the end of a unit that did not start.
+const stopTimeout = 40 * time.Second
 
 // limits are a VMM's as properties of its unit.
 func limits(l jail.Limits) (p []systemd.Property) {
@@ -179,11 +194,7 @@ func (l *Launcher) Forget(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if err := m.Revert(ctx, l.Name(id)); err != nil {
-		l.forget(m)
-		return err
-	}
-	return nil
+	return m.Revert(ctx, l.Name(id))
 }
 
 // result waits for what the unit's process says, or for a job that fails without a
@@ -210,8 +221,12 @@ func (o *order) result(ctx context.Context, job <-chan error) (path string, err 
 func (l *Launcher) connect(ctx context.Context) (Manager, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.manager != nil {
+	if l.manager != nil && l.manager.Connected() {
 		return l.manager, nil
+	}
+	if l.manager != nil { // systemd was executed anew
+		_ = l.manager.Close()
+		l.manager = nil
 	}
 	m, err := l.Dial(context.WithoutCancel(ctx))
 	if err != nil {
@@ -219,17 +234,6 @@ func (l *Launcher) connect(ctx context.Context) (Manager, error) {
 	}
 	l.manager = m
 	return m, nil
-}
-
-// forget drops a connection over which something went wrong: systemd may have
-// been executed anew.
-func (l *Launcher) forget(m Manager) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.manager == m {
-		l.manager = nil
-		_ = m.Close() // it is of no use any more
-	}
 }
 
 func peerUID(conn *net.UnixConn) (int, error) {

@@ -19,6 +19,8 @@ import (
 type fakeSystemd struct {
 	start func(ctx context.Context, unit string) error
 	set   []systemd.Property
+
+	stopped bool
 }
 
 func (f *fakeSystemd) SetProperties(_ context.Context, _ string, p []systemd.Property) error {
@@ -32,6 +34,13 @@ func (f *fakeSystemd) Revert(context.Context, string) error {
 }
 
 func (f *fakeSystemd) Start(ctx context.Context, unit string) error { return f.start(ctx, unit) }
+
+func (f *fakeSystemd) Stop(context.Context, string) error {
+	f.stopped = true
+	return nil
+}
+
+func (f *fakeSystemd) Connected() bool { return true }
 
 func (f *fakeSystemd) Close() error { return nil }
 
@@ -223,6 +232,9 @@ func TestLimitsAreSetAndTakenBack(t *testing.T) {
 	s.Limits = jail.Limits{MemoryBytes: 1 << 30, CPUs: 3}
 	if _, err := l.Start(t.Context(), s); err == nil {
 		t.Fatal("it was started")
+	}
+	if !f.stopped {
+		t.Error("the unit that failed was not stopped")
 	}
 	want := []systemd.Property{{Name: "MemoryMax", Value: uint64(1 << 30)}, {Name: "CPUQuotaPerSecUSec", Value: uint64(3e6)}}
 	if !slices.Equal(f.set, want) {
