@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"banger/install/layout"
 )
@@ -86,6 +89,9 @@ func (h *host) checkHost(o *Options, r *layout.Record) error {
 	if err := h.checkForeign(r); err != nil {
 		return err
 	}
+	if err := h.checkBinary(r); err != nil {
+		return err
+	}
 	if o.Root != "" {
 		return nil
 	}
@@ -95,10 +101,49 @@ func (h *host) checkHost(o *Options, r *layout.Record) error {
 	if _, err := os.Stat("/run/systemd/system"); err != nil {
 		return fmt.Errorf("%w: this host does not run systemd; \"sudo banger vm run\" works without an installation", ErrRefused)
 	}
+	if err := h.checkPrivate(r); err != nil {
+		return err
+	}
 	for _, p := range []string{layout.Binary(r.Prefix), layout.ConfigDir, layout.UnitDir, layout.HelperState} {
 		if err := onlyRoots(p); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// checkBinary refuses to replace a program of the same name that is not ours: ours
+// has its links beside it.
+func (h *host) checkBinary(r *layout.Record) error {
+	if _, err := os.Lstat(h.path(layout.Binary(r.Prefix))); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, link := range layout.Links(r.Prefix) {
+		if target, err := os.Readlink(h.path(link)); err == nil && target == "banger" {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: %s is there and was not put there by this installer: remove it, or take another --prefix", ErrRefused, layout.Binary(r.Prefix))
+}
+
+// checkPrivate refuses a host on which private daemons run: their VMs and their
+// network would be taken from under them. It refuses a store of somebody else's,
+// too, which systemd would give to the owner.
+func (h *host) checkPrivate(r *layout.Record) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(h.path(layout.OwnerState), &st); err == nil && int(st.Uid) != r.Owner.UID && st.Uid != 0 {
+		return fmt.Errorf("%w: %s belongs to uid %d, not to %s: move it away, or remove it", ErrRefused, layout.OwnerState, st.Uid, r.Owner.Name)
+	}
+	if _, err := os.Stat(h.path(layout.Metadata)); err == nil {
+		return nil // they are our units'
+	}
+	for network, path := range map[string]string{"unix": layout.OwnerRun + "/bangerd.sock", "unixpacket": layout.HelperRun + "/helper.sock"} {
+		conn, err := net.Dial(network, h.path(path))
+		if err != nil {
+			continue
+		}
+		conn.Close()
+		return fmt.Errorf("%w: private daemons run on this host: stop their VMs (\"sudo banger vm list\"), and come again after a minute, when they have left", ErrRefused)
 	}
 	return nil
 }

@@ -20,7 +20,9 @@ type host struct {
 	root   string // prepended to all paths
 	dryRun bool
 	out    io.Writer
-	run    func(ctx context.Context, argv ...string) error
+	// sockets says that the file of a socket unit has changed.
+	sockets bool
+	run     func(ctx context.Context, argv ...string) error
 }
 
 func (o *Options) host() *host {
@@ -45,6 +47,7 @@ func (h *host) writeFile(path string, data []byte, mode fs.FileMode) error {
 	if sameBytes(h.path(path), data, mode) {
 		return nil
 	}
+	h.sockets = h.sockets || strings.HasSuffix(path, ".socket")
 	if h.say("write %s (mode %04o, %d bytes)", path, mode, len(data)) {
 		return nil
 	}

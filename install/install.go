@@ -128,7 +128,7 @@ const answerTimeout = 30 * time.Second
 
 // settle checks everything and returns what will be recorded.
 func (o *Options) settle(ctx context.Context, h *host) (layout.Record, error) {
-	old, err := h.installed()
+	old, err := h.installed(o.Owner != "")
 	if err != nil {
 		return old, err
 	}
@@ -169,15 +169,20 @@ func (o *Options) binary() string {
 }
 
 // installed returns the record of an earlier installation, zero if there is none.
-func (h *host) installed() (layout.Record, error) {
+// One that cannot be read counts as none for who knows what it should say: root's
+// own file it must be.
+func (h *host) installed(known bool) (layout.Record, error) {
 	r, err := layout.Load(h.path(layout.Metadata))
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case err == nil:
+		return r, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return layout.Record{}, nil
+	case known && !errors.Is(err, layout.ErrForeign):
+		fmt.Fprintf(h.out, "%s cannot be read (%v), and is made anew\n", layout.Metadata, err)
 		return layout.Record{}, nil
 	}
-	if err != nil {
-		return r, fmt.Errorf("%w: %w", ErrRefused, err)
-	}
-	return r, nil
+	return layout.Record{}, fmt.Errorf("%w: %w: \"sudo banger system install --owner USER\" makes it anew", ErrRefused, err)
 }
 
 // bringUp makes systemd run what the files say. Services that run are restarted,
@@ -189,6 +194,10 @@ func (h *host) bringUp(ctx context.Context) error {
 		{"systemctl", "restart", "--no-block", "systemd-modules-load.service"},
 		{"udevadm", "control", "--reload"},
 		{"systemctl", "enable", layout.NetService, layout.HelperSocket, layout.DaemonSocket, layout.HelperService, layout.DaemonService},
+	}
+	if h.sockets { // what a socket is, it is from its start on
+		commands = append(commands,
+			[]string{"systemctl", "stop", layout.DaemonSocket, layout.DaemonService, layout.HelperSocket, layout.HelperService})
 	}
 	for _, argv := range append(commands, restart...) {
 		if err := h.command(ctx, argv...); err != nil {

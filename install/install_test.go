@@ -250,7 +250,7 @@ func read(t *testing.T, path string) []byte {
 
 func TestForeignFilesStay(t *testing.T) {
 	for _, path := range []string{
-		"/etc/systemd/system/bangerd.service", "/etc/udev/rules.d/05-banger.rules", "/usr/local/bin/bangerd", "/etc/banger/install.toml",
+		"/etc/systemd/system/bangerd.service", "/etc/udev/rules.d/05-banger.rules", "/usr/local/bin/bangerd", "/usr/local/bin/banger",
 	} {
 		root := t.TempDir()
 		if err := os.MkdirAll(filepath.Dir(root+path), 0o755); err != nil {
@@ -264,12 +264,47 @@ func TestForeignFilesStay(t *testing.T) {
 		if err := Install(t.Context(), o); !errors.Is(err, ErrRefused) {
 			t.Errorf("%s: install: %v", path, err)
 		}
+		// Of a program of our name it does not even know that it should look.
 		if err := Uninstall(t.Context(), Options{Root: root, Out: o.Out}, true); !errors.Is(err, ErrRefused) {
 			t.Errorf("%s: uninstall: %v", path, err)
 		}
 		if got := tree(t, root); fmt.Sprint(got) != fmt.Sprint(before) {
 			t.Errorf("%s: was %v, is %v", path, before, got)
 		}
+	}
+}
+
+// Whoever says whose installation it is gets a record anew.
+func TestBrokenRecord(t *testing.T) {
+	root := t.TempDir()
+	if err := Install(t.Context(), options(root)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(root+layout.Metadata, []byte("layout = what"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	nameless := options(root)
+	nameless.Owner = ""
+	if err := Install(t.Context(), nameless); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "--owner") {
+		t.Errorf("without an owner: %v", err)
+	}
+	if err := Install(t.Context(), options(root)); err != nil {
+		t.Errorf("with an owner: %v", err)
+	}
+	if err := os.WriteFile(root+layout.Metadata, []byte("layout = what"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := Uninstall(t.Context(), Options{Root: root, Out: new(bytes.Buffer)}, true); err != nil {
+		t.Errorf("uninstall: %v", err)
+	}
+	if left := regular(tree(t, root)); len(left) > 0 {
+		t.Errorf("uninstalled, and there is still %v", left)
+	}
+}
+
+func TestNothingToUninstall(t *testing.T) {
+	if err := Uninstall(t.Context(), Options{Root: t.TempDir(), Out: new(bytes.Buffer)}, false); !errors.Is(err, ErrRefused) {
+		t.Errorf("uninstall: %v", err)
 	}
 }
 

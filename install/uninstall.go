@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"banger/install/layout"
 )
@@ -13,19 +15,22 @@ import (
 // takes Root, DryRun, Out and Run.
 func Uninstall(ctx context.Context, o Options, purge bool) error {
 	h := o.host()
-	r, err := h.installed()
+	r, err := h.installed(true)
 	if err != nil {
 		return err
 	}
-	if r.Layout == 0 {
+	known := r.Layout != 0
+	if !known {
 		r.Prefix = first(o.Prefix, layout.DefaultPrefix) // half an installation, or none
+		if _, err := os.Lstat(h.path(layout.OwnerState)); !h.anything() && (!purge || err != nil) {
+			return fmt.Errorf("%w: banger is not installed here", ErrRefused)
+		}
 	}
 	if err := h.checkForeign(&r); err != nil {
 		return err
 	}
 	if o.Root == "" {
-		// Of half an installation units may be missing, which systemctl calls an error.
-		if err := h.takeDown(ctx); err != nil && r.Layout != 0 {
+		if err := h.takeDown(ctx, known); err != nil {
 			return err
 		}
 	}
@@ -52,17 +57,43 @@ func Uninstall(ctx context.Context, o Options, purge bool) error {
 	return errors.Join(errs...)
 }
 
+// anything reports whether a file of an installation is there.
+func (h *host) anything() bool {
+	for _, f := range files {
+		if _, err := os.Lstat(h.path(f.path)); err == nil {
+			return true
+		}
+	}
+	_, err := os.Lstat(h.path(layout.Metadata))
+	return err == nil
+}
+
 // takeDown ends all that runs. The daemons end first, so that nobody starts a VM
-// while VMs are stopped.
-func (h *host) takeDown(ctx context.Context) error {
+// while VMs are stopped. Of half an installation, units may be missing, which is
+// no error then.
+func (h *host) takeDown(ctx context.Context, whole bool) error {
 	for _, argv := range [][]string{
 		{"systemctl", "disable", "--now", layout.DaemonSocket, layout.DaemonService, layout.HelperSocket, layout.HelperService},
 		{"systemctl", "stop", layout.VMUnit("*")},
 		{"systemctl", "stop", layout.VMSlice},
 		{"systemctl", "disable", "--now", layout.NetService},
 	} {
-		if err := h.command(ctx, argv...); err != nil {
+		if err := h.command(ctx, argv...); err != nil && whole {
 			return fmt.Errorf("stop banger: %w", err)
+		}
+	}
+	if _, err := os.Lstat(layout.NetNS); err == nil && !h.dryRun {
+		// A stop job is done also when what it ran has failed.
+		return fmt.Errorf("stop banger: its network is still there (see \"journalctl -u %s\"); nothing was removed", layout.NetService)
+	}
+	// Limits of VMs whose end the helper has not seen.
+	limits, err := filepath.Glob("/run/systemd/system.control/" + layout.VMUnit("*") + ".d")
+	if err != nil {
+		return err
+	}
+	for _, dir := range limits {
+		if err := h.removeTree(dir); err != nil {
+			return err
 		}
 	}
 	return errors.Join(h.removeTree(layout.OwnerRun), h.removeTree(layout.HelperRun))
