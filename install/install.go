@@ -69,6 +69,11 @@ func Install(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	remove, err := o.inspectFirecracker(ctx, &record)
+	if err != nil {
+		return err
+	}
+	defer remove()
 	text, err := record.Encode()
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
@@ -154,9 +159,6 @@ func (o *Options) settle(ctx context.Context, h *host) (layout.Record, error) {
 		if r.Network, err = o.PlanNetwork(ctx); err != nil {
 			return r, fmt.Errorf("choose a network: %w", err)
 		}
-	}
-	if err := o.inspectFirecracker(ctx, &r); err != nil {
-		return r, err
 	}
 	return r, nil
 }

@@ -4,11 +4,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
+	"syscall"
 	"time"
 
 	"banger/install/doctor"
@@ -18,27 +21,61 @@ import (
 // firecrackerPath is where Firecracker is copied to.
 const firecrackerPath = layout.HelperState + "/bin/firecracker"
 
-// inspectFirecracker looks at the binary that is to be copied: its version, which
-// must not be below the floor, and its digest.
-func (o *Options) inspectFirecracker(ctx context.Context, r *layout.Record) error {
+// inspectFirecracker takes a copy that nobody else can change, and looks at that: its
+// version, which must not be below the floor, and its digest. remove removes it.
+func (o *Options) inspectFirecracker(ctx context.Context, r *layout.Record) (remove func(), err error) {
 	if o.Firecracker == "" {
-		return nil
+		return func() {}, nil
 	}
-	version, err := programVersion(ctx, o.Firecracker)
+	dir, err := os.MkdirTemp("", "banger-install-")
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrRefused, err)
+		return nil, fmt.Errorf("copy %s: %w", o.Firecracker, err)
+	}
+	clean := func() { os.RemoveAll(dir) }
+	defer func() {
+		if err != nil {
+			clean()
+		}
+	}()
+	own := filepath.Join(dir, "firecracker")
+	sum, err := copyProgram(o.Firecracker, own)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	version, err := programVersion(ctx, own)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrRefused, o.Firecracker, err)
 	}
 	if doctor.BelowFloor(version) {
-		return fmt.Errorf("%w: %s is Firecracker %s, which has known holes: take %s", ErrRefused, o.Firecracker, version, doctor.Floor)
+		return nil, fmt.Errorf("%w: %s is Firecracker %s, which has known holes: take %s", ErrRefused, o.Firecracker, version, doctor.Floor)
 	}
-	f, err := os.Open(o.Firecracker)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrRefused, err)
-	}
-	defer f.Close()
-	sum, err := digest(f)
 	r.Firecracker = layout.Program{Path: firecrackerPath, SHA256: sum, Version: version}
-	return err
+	o.Firecracker = own
+	return clean, nil
+}
+
+// copyProgram copies a program to where everybody can run it, and returns its digest.
+func copyProgram(from, to string) (sum string, err error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return "", err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o700)
+	if err != nil {
+		return "", err
+	}
+	defer out.Close()
+	if _, err := io.Copy(out, in); err != nil {
+		return "", err
+	}
+	if err := errors.Join(out.Chmod(0o755), os.Chmod(filepath.Dir(to), 0o711)); err != nil {
+		return "", err
+	}
+	if _, err := out.Seek(0, io.SeekStart); err != nil {
+		return "", err
+	}
+	return digest(out)
 }
 
 // copyFirecracker copies it.
@@ -49,19 +86,23 @@ func (h *host) copyFirecracker(o *Options, r *layout.Record) error {
 	return h.copyFile(o.Firecracker, r.Firecracker.Path, 0o755)
 }
 
-// programVersion asks a binary for its version.
+// programVersion asks a binary for its version, as nobody: root runs nothing that
+// others have made.
 func programVersion(ctx context.Context, path string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, "--version")
-	cmd.Env = []string{}
+	cmd.Env, cmd.Dir = []string{}, "/"
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
 	out, err := cmd.Output()
 	if err != nil {
-		return "", fmt.Errorf("ask %s for its version: %w", path, err)
+		return "", fmt.Errorf("ask it for its version: %w", err)
 	}
 	version := regexp.MustCompile(`\d+\.\d+\.\d+`).FindString(string(out))
 	if version == "" {
-		return "", fmt.Errorf("ask %s for its version: it says %q", path, out[:min(len(out), 80)])
+		return "", fmt.Errorf("ask it for its version: it says %q", out[:min(len(out), 80)])
 	}
 	return version, nil
 }

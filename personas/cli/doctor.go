@@ -32,9 +32,7 @@ func (doctorCmd) Help() string {
 func (c doctorCmd) Run(ctx context.Context, a *app) error {
 	record, err := layout.Load(layout.Metadata)
 	installed := err == nil
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
+	broken := err != nil && !errors.Is(err, fs.ErrNotExist)
 	if c.Fix {
 		if !installed {
 			return &usageError{message: "there is no installation to put in order", hint: `without --fix, each line says what to do`}
@@ -54,6 +52,11 @@ func (c doctorCmd) Run(ctx context.Context, a *app) error {
 	if installed {
 		version, _, _ := personas.BuildInfo()
 		checks = append(checks, install.Checks(record, version)...)
+	}
+	if broken {
+		checks = append(checks, doctor.Check{Name: "installation", Run: func(context.Context) doctor.Result {
+			return doctor.Result{Status: doctor.Fail, Detail: err.Error(), Hint: `"sudo banger system install --owner USER" makes it anew`}
+		}})
 	}
 	lines := doctor.Run(ctx, checks)
 	if err := a.printChecks(lines); err != nil {
