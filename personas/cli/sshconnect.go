@@ -21,7 +21,7 @@ const (
 	// sshdGrace is how long after its VM's start an sshd may come up.
 	sshdGrace = 90 * time.Second
 	// sshdRetry is the time between two looks whether it has.
-	sshdRetry = 200 * time.Millisecond
+	sshdRetry = 500 * time.Millisecond
 )
 
 // sshConnectCmd is what ssh runs to reach a VM: `banger ssh-connect NAME.vm PORT`.

@@ -29,6 +29,9 @@ const (
 	Owner
 )
 
+// RootHome is the home of [Root]: the machine's /root is not the host's to write to.
+const RootHome = "/home/root"
+
 // Result is what a command did.
 type Result struct {
 	Stdout, Stderr string
@@ -59,7 +62,7 @@ func (h *Host) Cmd(ctx context.Context, user User, args ...string) *Cmd {
 	cmd.Env = []string{"PATH=" + path, "TERM=xterm", "LANG=C.UTF-8"}
 	switch user {
 	case Root:
-		cmd.Env = append(cmd.Env, "HOME=/root", "USER=root")
+		cmd.Env = append(cmd.Env, "HOME="+RootHome, "USER=root")
 	case Sudo:
 		cmd.Env = append(cmd.Env, "HOME=/root", "USER=root", "SUDO_USER="+OwnerName,
 			fmt.Sprintf("SUDO_UID=%d", OwnerID), fmt.Sprintf("SUDO_GID=%d", OwnerID))

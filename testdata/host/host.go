@@ -97,7 +97,7 @@ func Require(t testing.TB) {
 
 // prepare makes the directories that the host's state lies in.
 func (h *Host) prepare() error {
-	for _, dir := range []string{"lib", "home/" + OwnerName} {
+	for _, dir := range []string{"lib", "home/" + OwnerName, RootHome} {
 		if err := os.MkdirAll(filepath.Join(h.dir, dir), 0o755); err != nil {
 			return err
 		}
