@@ -25,6 +25,9 @@ func TestInGuest(t *testing.T) {
 	if inGuest() {
 		t.Skip("this is the guest")
 	}
+	if testing.Short() {
+		t.Skip("short: two boots and what is between them take half a minute")
+	}
 	qemu, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
 		t.Skip("no qemu-system-x86_64")

@@ -374,6 +374,62 @@ func TestStoreWithOtherChunks(t *testing.T) {
 	wantNothing(t, s.ID)
 }
 
+// TestFilesChangeWhileOpening: an owner who cuts, fills and unlinks his files while a
+// device is made of them gets one of what was checked, or an error.
+func TestFilesChangeWhileOpening(t *testing.T) {
+	needDM(t)
+	dir := workDir(t)
+	origin := makeImage(t, dir)
+	s := newSnapshot(t, "eeee0003", origin)
+	info, err := s.Store.Stat()
+	must(t, err)
+	path := s.Store.Name()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			// Errors are the attacker's.
+			os.Truncate(path, int64(i%3)*4096)
+			s.Store.WriteAt(noise(byte(i), 64), 0)
+			os.Rename(path, path+".gone")
+			os.WriteFile(path, nil, 0o600)
+			os.Rename(path+".gone", path)
+			os.Truncate(path, info.Size())
+			s.Store.WriteAt(make([]byte, 64), 0)
+			time.Sleep(time.Duration(i%7) * 20 * time.Millisecond)
+		}
+	}()
+	opened := 0
+	for range 40 {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		dev, err := s.Open(ctx)
+		cancel()
+		if err != nil {
+			continue
+		}
+		opened++
+		if size, err := dev.Seek(0, io.SeekEnd); err != nil || size < imageBytes || size > diskBytes {
+			t.Errorf("a disk of %d bytes, %v", size, err)
+		}
+		dev.Close()
+	}
+	close(stop)
+	<-stopped
+	t.Log("opened", opened, "of 40")
+	if opened == 0 {
+		t.Error("nothing was tried: no file was ever left alone for long enough")
+	}
+	wantNothing(t, s.ID)
+	if !bytes.Equal(readFile(t, origin.Name()), noise(1, imageBytes)) {
+		t.Error("the image has changed")
+	}
+}
+
 // TestSecondOpenWaits: for the end of the first, and not for ever.
 func TestSecondOpenWaits(t *testing.T) {
 	needDM(t)
