@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 // A scenario is a test script (see rogpeppe/go-internal/testscript) that says
 // above its first command what it cannot do without:
 //
-//	# needs: kvm dm reboot limits
+//	# needs: kvm dm reboot limits firecracker jailer
 //
 // One that needs any of these runs on an emulated machine, others in namespaces
 // of this one, unless BANGER_SMOKE_TIER says where all are to run. The commands
@@ -50,7 +50,7 @@ func TestSmoke(t *testing.T) {
 		"debian.tar":            asset(t, "debian.tar"),
 		"debian-systemd.tar":    asset(t, "debian-systemd.tar"),
 	}
-	for name, variable := range map[string]string{"firecracker": "BANGER_FIRECRACKER", "jailer": "BANGER_JAILER"} {
+	for name, variable := range binaries {
 		if file := os.Getenv(variable); file != "" {
 			files[name] = file
 		}
@@ -72,6 +72,10 @@ func TestSmoke(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// binaries are what no package has, by name; whoever has them says in an
+// environment variable where.
+var binaries = map[string]string{"firecracker": "BANGER_FIRECRACKER", "jailer": "BANGER_JAILER"}
 
 // scenarios is where the scenarios are.
 const scenarios = "../../smoke"
@@ -102,8 +106,16 @@ func setUp(env *testscript.Env, files map[string]string, coverage string) error 
 		return err
 	}
 	tier := rig.Namespaces
-	if len(needs(string(text))) > 0 {
+	for _, need := range needs(string(text)) {
 		tier = rig.Machine
+		if variable, ok := binaries[need]; ok && files[need] == "" {
+			t.Skipf("needs %s: name one in %s", need, variable)
+		}
+	}
+	if wantsCatalogue.Match(text) {
+		if files, err = withCatalogue(t, files, coverage); err != nil {
+			return fmt.Errorf("make catalogue: %w", err)
+		}
 	}
 	tier = cmp.Or(rig.Tier(os.Getenv("BANGER_SMOKE_TIER")), tier)
 	host, err := rig.Start(t.Context(), rig.Config{Tier: tier, Files: files})
