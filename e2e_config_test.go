@@ -100,6 +100,10 @@ host = "~/none"
 	}
 	h.Must(host.Owner, "banger", "vm", "restart", "web") // nothing else minds
 	h.Must(host.Owner, "banger", "vm", "delete", "--force", "web")
-	put(config, "")
-	h.Must(host.Owner, "banger", "vm", "run", "--rm", "--", "true")
+	// As much as may come, into a small guest.
+	sum := h.Must(host.Owner, "sh", "-c", "cd && head -c 4000000 /dev/urandom >big && sha256sum <big")
+	put(config, "[[file_sync]]\nhost = \"~/big\"\n")
+	if got := h.Must(host.Owner, "banger", "vm", "run", "--rm", "--memory", "128m", "--", "sh", "-c", "sha256sum <~/big"); got != sum {
+		t.Errorf("of a large file came %s, want %s", got, sum)
+	}
 }

@@ -3,6 +3,7 @@ package filesync
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -133,7 +134,8 @@ func TestReadStaysInTheHome(t *testing.T) {
 		"link that leads nowhere":  {map[string]string{"d/x": "-> none"}, "d"},
 		"file where a directory":   {map[string]string{"f": "text"}, "f/x"},
 		"more than there may be":   {map[string]string{"f": strings.Repeat("x", maxBytes+1)}, "f"},
-		"more than there may be 2": {map[string]string{"d/f": strings.Repeat("x", maxBytes), "d/g": "x"}, "d"},
+		"more than there may be 2": {map[string]string{"d/f": strings.Repeat("x", maxBytes-100), "d/g": strings.Repeat("x", 100)}, "d"},
+		"name that is no text":     {map[string]string{"d/\xff": "x"}, "d"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			files, missing, err := Read(home(t, c.files), []Entry{{"none", "none", 0o600}, {c.entry, "x", 0o600}})
@@ -180,6 +182,53 @@ func TestReadCountsFiles(t *testing.T) {
 	}
 	if _, _, err := Read(filepath.Dir(dir), []Entry{{filepath.Base(dir), "x", 0o600}}); err == nil {
 		t.Error("all of them were read")
+	}
+}
+
+// Whatever Read lets through, a boot configuration can carry.
+func TestReadFitsIntoBoot(t *testing.T) {
+	dir := t.TempDir()
+	long := "d/" + strings.Repeat(strings.Repeat("<", 250)+"/", 2)
+	if err := os.MkdirAll(filepath.Join(dir, long), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	read := func() ([]link.File, error) {
+		files, _, err := Read(dir, []Entry{{"d", "d", 0o600}})
+		return files, err
+	}
+	write := func(i int) {
+		name := filepath.Join(dir, long, fmt.Sprintf("%03d", i)+strings.Repeat("<", 240))
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cost := 6 * len("~/"+long+"000"+strings.Repeat("<", 240))
+	for i := range maxBytes / cost {
+		write(i)
+	}
+	files, err := read()
+	if err != nil || len(files) < 500 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	write(maxBytes/cost + 1)
+	if _, err := read(); err == nil {
+		t.Error("one more was read")
+	}
+	a, b := net.Pipe()
+	go io.Copy(io.Discard, b)
+	if err := link.SendBoot(t.Context(), a, link.BootConfig{Disk: link.Disk{Device: "vda"}, Files: files}); err != nil {
+		t.Error(err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "d")); err != nil {
+		t.Fatal(err)
+	}
+	dir = home(t, map[string]string{"d/x": strings.Repeat("x", maxBytes-6*len("~/d/x"))})
+	files, err = read()
+	if err != nil || len(files) != 1 {
+		t.Fatal(err)
+	}
+	if err := link.SendBoot(t.Context(), a, link.BootConfig{Disk: link.Disk{Device: "vda"}, Files: files}); err != nil {
+		t.Error(err)
 	}
 }
 

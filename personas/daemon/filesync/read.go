@@ -9,13 +9,15 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
 	"banger/personas/guest/link"
 )
 
-// Bounds of all entries together. What is larger is no setting, and goes by
+// Bounds of all entries together, names included, within which they fit into a boot
+// configuration (link/frame.MaxBoot). What is larger is no setting, and goes by
 // `banger vm cp`.
 const (
 	maxFiles = 1000
@@ -86,17 +88,23 @@ func (r *reader) readFile(f *os.File, rel string) error {
 	if len(r.files) == maxFiles {
 		return r.fail("read", rel, fmt.Errorf("there are more than %d files", maxFiles))
 	}
+	name := link.Home + path.Join(r.entry.Guest, rel)
+	if !utf8.ValidString(name) {
+		return r.fail("read", rel, errors.New("its name is no text"))
+	}
+	// A name may take six times its length on the way, where it has to be escaped.
+	r.bytes += 6 * int64(len(name))
 	left := maxBytes - r.bytes
 	data, err := io.ReadAll(io.LimitReader(f, left+1))
 	if err != nil {
 		return r.fail("read", rel, err)
 	}
-	if int64(len(data)) > left {
+	if int64(len(data)) > left { // which may be less than nothing
 		return r.fail("read", rel, fmt.Errorf("there is more than %d MiB: copy it with \"banger vm cp\"", maxBytes>>20))
 	}
 	r.bytes += int64(len(data))
 	r.files = append(r.files, link.File{
-		Path: link.Home + path.Join(r.entry.Guest, rel), Mode: uint32(r.entry.Mode.Perm()), Data: data,
+		Path: name, Mode: uint32(r.entry.Mode.Perm()), Data: data,
 	})
 	return nil
 }
