@@ -34,9 +34,9 @@ type vmFlags struct {
 	Name    string   `placeholder:"NAME" help:"Name of the VM. Chosen if not given."`
 	Image   string   `placeholder:"IMAGE" help:"Root file system, by name or digest. Default: the configured one, else the one marked default, else the only one."`
 	Kernel  string   `placeholder:"KERNEL" help:"Kernel, by name or digest. Default: as for --image."`
-	CPUs    *int     `name:"cpus" placeholder:"N" help:"Virtual CPUs."`
-	Memory  *size    `placeholder:"SIZE" help:"Memory, such as 512m or 2GiB, rounded up to whole MiB. A bare number is bytes."`
-	Disk    *size    `placeholder:"SIZE" help:"Size of the root disk, such as 10g. A bare number is bytes. Default: what the image asks for."`
+	CPUs    *int     `name:"cpus" placeholder:"N" help:"Virtual CPUs. Default: see banger config show."`
+	Memory  *size    `placeholder:"SIZE" help:"Memory, such as 512m or 2GiB, rounded up to whole MiB. A bare number is bytes. Default: see banger config show."`
+	Disk    *size    `placeholder:"SIZE" help:"Size of the root disk, such as 10g. A bare number is bytes. Default: the configured one, else 10 GiB; more if the image needs it."`
 	Net     *string  `enum:"none,internet,full" placeholder:"MODE" help:"What the VM may reach: none, internet (public addresses only) or full (private ones too)."`
 	Env     []string `short:"e" sep:"none" placeholder:"K=V" help:"Environment of every command in the VM. May be repeated."`
 	User    string   `placeholder:"USER" help:"User of every command in the VM: name or number, optionally :group."`

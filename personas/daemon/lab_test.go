@@ -43,6 +43,8 @@ func newLab(t testing.TB) *lab {
 	must(t, err)
 	d.helper = ops.NewClient(serveHelper(t, dir))
 	d.vms.Helper = d.helper
+	d.home = filepath.Join(dir, "home") // where nothing is yet
+	d.vms.Home = d.home
 	socket := filepath.Join(dir, "bangerd.sock")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
 	must(t, err)

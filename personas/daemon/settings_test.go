@@ -16,8 +16,6 @@ import (
 // configure writes the owner's configuration. The daemon is not told.
 func (l *lab) configure(t testing.TB, text string) {
 	t.Helper()
-	l.home = filepath.Join(l.dir, "home")
-	l.vms.Home = l.home
 	path := config.Path(l.home)
 	must(t, os.MkdirAll(filepath.Dir(path), 0o700))
 	must(t, os.WriteFile(path, []byte(text), 0o600))

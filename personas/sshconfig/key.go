@@ -25,10 +25,14 @@ func (f Files) PublicKey() (string, error) {
 	}
 	// The public half follows from the private one, so that they cannot disagree.
 	signer, err := ssh.ParsePrivateKey(data)
-	if err != nil {
-		return "", fmt.Errorf("read ssh key %s: %w", f.Key(), err)
+	var locked *ssh.PassphraseMissingError
+	switch {
+	case err == nil:
+		return authorizedLine(signer.PublicKey()) + " " + comment, nil
+	case errors.As(err, &locked) && locked.PublicKey != nil: // the owner has given it a passphrase
+		return authorizedLine(locked.PublicKey) + " " + comment, nil
 	}
-	return authorizedLine(signer.PublicKey()) + " " + comment, nil
+	return "", fmt.Errorf("read ssh key %s: %w", f.Key(), err)
 }
 
 // EnsureKey is PublicKey, and makes the pair the first time. Of two processes that

@@ -30,6 +30,18 @@ func TestKeyIsMadeOnce(t *testing.T) {
 	if err != nil || strings.Fields(string(out))[1] != strings.Fields(line)[1] {
 		t.Errorf("ssh takes it for %q, %v", out, err)
 	}
+	if out, err := exec.Command(keygen, "-q", "-p", "-N", "a passphrase", "-f", f.Key()).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if again, err := f.EnsureKey(); err != nil || again != line {
+		t.Errorf("with a passphrase: %q, %v", again, err)
+	}
+	if err := os.WriteFile(f.Key(), []byte("no key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := f.EnsureKey(); err == nil || !strings.Contains(err.Error(), f.Key()) {
+		t.Errorf("of no key: %q, %v", again, err)
+	}
 }
 
 // What ssh itself makes of the configuration, included from the owner's.
