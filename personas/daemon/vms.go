@@ -77,6 +77,7 @@ func (d *Daemon) plan(ctx context.Context, asked api.VMSpec) (rec vm.Record, unp
 			both()
 		}
 	}()
+	img = d.reseal(ctx, img)
 	spec.Image, spec.Kernel = img.Name, kernel.Name
 	if asked.DiskBytes == 0 {
 		spec.DiskBytes = max(spec.DiskBytes, img.SizeBytes)

@@ -201,6 +201,22 @@ func (c *Catalog[T]) Publish(from string, item T) (T, error) {
 	return c.items[name], nil
 }
 
+// Update changes what is known of an item that is listed. Its files stay.
+func (c *Catalog[T]) Update(name string, change func(T) T) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	item, ok := c.items[name]
+	if !ok {
+		return &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("%s %s is gone", c.kind, name)}
+	}
+	item = change(item)
+	if err := c.records.Save(name, item); err != nil {
+		return err
+	}
+	c.items[name] = item
+	return nil
+}
+
 // makeDefaultLocked moves the mark: first to the new one, so that a crash in
 // between leaves two, never none.
 func (c *Catalog[T]) makeDefaultLocked(name string) (T, error) {

@@ -179,6 +179,21 @@ func TestDefault(t *testing.T) {
 	}
 }
 
+func TestUpdate(t *testing.T) {
+	l := newLab(t)
+	_, err := l.publish(t, "debian", digest("a"), true)
+	must(t, err)
+	seal := store.Seal{Bytes: 7}
+	must(t, l.Update("debian", func(i Image) Image { i.Seal = seal; return i }))
+	l.reopen(t)
+	if i, err := l.Find("debian"); err != nil || i.Seal != seal || !i.Default {
+		t.Errorf("%+v, %v", i, err)
+	}
+	if err := l.Update("gone", func(i Image) Image { return i }); !errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		t.Errorf("of an image that is not there: %v", err)
+	}
+}
+
 func TestDelete(t *testing.T) {
 	l := newLab(t)
 	must2(l.publish(t, "a", digest("a"), false))(t)
