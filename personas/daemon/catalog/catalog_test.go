@@ -189,7 +189,8 @@ func TestUpdate(t *testing.T) {
 	if i, err := l.Find("debian"); err != nil || i.Seal != seal || !i.Default {
 		t.Errorf("%+v, %v", i, err)
 	}
-	if err := l.Update("gone", func(i Image) Image { return i }); !errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+	var refused *api.Error
+	if err := l.Update("gone", func(i Image) Image { return i }); !errors.As(err, &refused) || refused.Code != api.CodeNotFound {
 		t.Errorf("of an image that is not there: %v", err)
 	}
 }
