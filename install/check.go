@@ -104,12 +104,38 @@ func (h *host) checkHost(o *Options, r *layout.Record) error {
 	if err := h.checkPrivate(r); err != nil {
 		return err
 	}
+	if err := checkSource(o.binary()); err != nil {
+		return err
+	}
 	for _, p := range []string{layout.Binary(r.Prefix), layout.ConfigDir, layout.UnitDir, layout.HelperState} {
 		if err := onlyRoots(p); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// checkSource refuses to make root's program of a file that anybody could have put
+// there: it and the directories above it may be the owner's, and must not be
+// writable by all. In a directory such as /tmp only its owner can replace a file.
+func checkSource(path string) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return fmt.Errorf("look at the binary: %w", err)
+	}
+	for p := path; ; p = filepath.Dir(p) {
+		var st unix.Stat_t
+		if err := unix.Lstat(p, &st); err != nil {
+			return fmt.Errorf("look at %s: %w", p, err)
+		}
+		sticky := st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Mode&unix.S_ISVTX != 0
+		if st.Mode&0o002 != 0 && !sticky {
+			return fmt.Errorf("%w: %s has mode %04o: anybody could have put another binary there", ErrRefused, p, st.Mode&0o7777)
+		}
+		if p == "/" {
+			return nil
+		}
+	}
 }
 
 // checkBinary refuses to replace a program of the same name that is not ours: ours

@@ -302,6 +302,29 @@ func TestBrokenRecord(t *testing.T) {
 	}
 }
 
+func TestSourceThatAnybodyCanReplace(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "banger")
+	if err := os.WriteFile(file, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		dir, file fs.FileMode
+		ok        bool
+	}{
+		{0o755, 0o755, true}, {0o775, 0o775, true}, {fs.ModeSticky | 0o777, 0o755, true},
+		{0o777, 0o755, false}, {0o755, 0o757, false}, {fs.ModeSticky | 0o777, 0o777, false},
+	} {
+		if err := errors.Join(os.Chmod(dir, c.dir), os.Chmod(file, c.file)); err != nil {
+			t.Fatal(err)
+		}
+		err := checkSource(file)
+		if c.ok && err != nil || !c.ok && !errors.Is(err, ErrRefused) {
+			t.Errorf("directory %v, file %v: %v", c.dir, c.file, err)
+		}
+	}
+}
+
 func TestNothingToUninstall(t *testing.T) {
 	if err := Uninstall(t.Context(), Options{Root: t.TempDir(), Out: new(bytes.Buffer)}, false); !errors.Is(err, ErrRefused) {
 		t.Errorf("uninstall: %v", err)
