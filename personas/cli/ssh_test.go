@@ -46,7 +46,7 @@ func guestPort(t *testing.T, greeting string) string {
 
 func TestSSHConnect(t *testing.T) {
 	d := newFake(t)
-	d.vms["web"] = &api.VM{ID: "id-web", Name: "web", State: api.Running, HostKey: "ssh-ed25519 AAAA"}
+	d.with(func() { d.vms["web"] = &api.VM{ID: "id-web", Name: "web", State: api.Running, HostKey: "ssh-ed25519 AAAA"} })
 	port := guestPort(t, "hello\n")
 	cmd := d.cmd("ssh-connect", "WEB.vm", port)
 	in, err := cmd.StdinPipe()
@@ -79,7 +79,7 @@ func TestSSHConnectToNobody(t *testing.T) {
 	}
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	l.Close()
-	d.vms["old"] = &api.VM{ID: "id-old", Name: "old", State: api.Running, StartedAt: time.Now().Add(-time.Hour)}
+	d.with(func() { d.vms["old"] = &api.VM{ID: "id-old", Name: "old", State: api.Running, StartedAt: time.Now().Add(-time.Hour)} })
 	begin := time.Now()
 	r := d.run("ssh-connect", "old.vm", port)
 	if r.code != exitFailed || !strings.Contains(r.err, "nobody listens on port "+port) || !strings.Contains(r.err, "banger vm exec old") {
@@ -95,8 +95,8 @@ func TestSSHConnectToNobody(t *testing.T) {
 
 func TestSSHHostKey(t *testing.T) {
 	d := newFake(t)
-	d.vms["web"] = &api.VM{ID: "id-web", Name: "web", HostKey: "ssh-ed25519 AAAA"}
-	d.vms["old"] = &api.VM{ID: "id-old", Name: "old"}
+	d.with(func() { d.vms["web"] = &api.VM{ID: "id-web", Name: "web", HostKey: "ssh-ed25519 AAAA"} })
+	d.with(func() { d.vms["old"] = &api.VM{ID: "id-old", Name: "old"} })
 	for _, host := range []string{"web.vm", "[web.vm]:2222"} {
 		if r := d.call("ssh-host-key", host); r.code != 0 || r.out != host+" ssh-ed25519 AAAA\n" {
 			t.Errorf("%s: %d %q %q", host, r.code, r.out, r.err)
@@ -116,7 +116,7 @@ func TestSSHThroughExec(t *testing.T) {
 		t.Skip("an sshd runs on this machine")
 	}
 	d := newFake(t)
-	d.vms["web"] = &api.VM{ID: "id-web", Name: "web", State: api.Running}
+	d.with(func() { d.vms["web"] = &api.VM{ID: "id-web", Name: "web", State: api.Running} })
 	if r := d.run("vm", "ssh", "web", "--", "sh", "-c", `printf '%s|' "$@"; exit 42`, "sh", "a b", "", "$HOME", "'"); r.code != 42 || r.out != "a b||$HOME|'|" {
 		t.Errorf("%d %q %q", r.code, r.out, r.err)
 	}

@@ -140,6 +140,7 @@ func TestSilentVMMIsGivenUp(t *testing.T) {
 			l.h.before = func(step string) error {
 				if step == "InstanceStart" {
 					<-over
+					return errors.New("the test is over")
 				}
 				return nil
 			}
