@@ -46,7 +46,9 @@ func guestPort(t *testing.T, greeting string) string {
 
 func TestSSHConnect(t *testing.T) {
 	d := newFake(t)
-	d.with(func() { d.vms["web"] = &api.VM{ID: "id-web", Name: "web", State: api.Running, HostKey: "ssh-ed25519 AAAA"} })
+	d.with(func() {
+		d.vms["web"] = &api.VM{ID: "id-web", Name: "web", State: api.Running, HostKey: "ssh-ed25519 AAAA"}
+	})
 	port := guestPort(t, "hello\n")
 	cmd := d.cmd("ssh-connect", "WEB.vm", port)
 	in, err := cmd.StdinPipe()
@@ -79,7 +81,9 @@ func TestSSHConnectToNobody(t *testing.T) {
 	}
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	l.Close()
-	d.with(func() { d.vms["old"] = &api.VM{ID: "id-old", Name: "old", State: api.Running, StartedAt: time.Now().Add(-time.Hour)} })
+	d.with(func() {
+		d.vms["old"] = &api.VM{ID: "id-old", Name: "old", State: api.Running, StartedAt: time.Now().Add(-time.Hour)}
+	})
 	begin := time.Now()
 	r := d.run("ssh-connect", "old.vm", port)
 	if r.code != exitFailed || !strings.Contains(r.err, "nobody listens on port "+port) || !strings.Contains(r.err, "banger vm exec old") {
