@@ -59,6 +59,9 @@ func Adopt(ctx context.Context, path string) (*Process, error) {
 		return nil, fmt.Errorf("adopt VMM: %w", err)
 	}
 	d, err := findDir(path)
+	if errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", ErrGone, err) // the keeper died while it made the directory
+	}
 	if err != nil {
 		return nil, fmt.Errorf("adopt VMM: %w", err)
 	}
