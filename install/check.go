@@ -163,7 +163,7 @@ func (h *host) checkPrivate(r *layout.Record) error {
 	if _, err := os.Stat(h.path(layout.Metadata)); err == nil {
 		return nil // they are our units'
 	}
-	for network, path := range map[string]string{"unix": layout.OwnerRun + "/bangerd.sock", "unixpacket": layout.HelperRun + "/helper.sock"} {
+	for network, path := range map[string]string{"unix": layout.DaemonSocketPath, "unixpacket": layout.HelperSocketPath} {
 		conn, err := net.Dial(network, h.path(path))
 		if err != nil {
 			continue

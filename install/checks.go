@@ -122,9 +122,9 @@ func (s site) sockets(context.Context) doctor.Result {
 		path     string
 		uid, gid int
 	}{
-		{layout.OwnerRun + "/bangerd.sock", s.record.Owner.UID, s.record.Owner.GID},
-		{layout.HelperRun + "/helper.sock", s.record.Owner.UID, s.record.Owner.GID},
-		{layout.HelperRun + "/launch.sock", 0, 0},
+		{layout.DaemonSocketPath, s.record.Owner.UID, s.record.Owner.GID},
+		{layout.HelperSocketPath, s.record.Owner.UID, s.record.Owner.GID},
+		{layout.LaunchSocketPath, 0, 0},
 	} {
 		var st unix.Stat_t
 		if err := unix.Lstat(s.path(want.path), &st); err != nil {

@@ -193,6 +193,16 @@ func (h *host) command(ctx context.Context, argv ...string) error {
 	return h.run(ctx, argv...)
 }
 
+// commands runs programs until one fails.
+func (h *host) commands(ctx context.Context, all [][]string) error {
+	for _, argv := range all {
+		if err := h.command(ctx, argv...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func runProgram(ctx context.Context, argv ...string) error {
 	out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
 	if err != nil {

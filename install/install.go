@@ -111,10 +111,8 @@ func Install(ctx context.Context, o Options) error {
 // when both answer. Of the options it takes Answer, Out and Run.
 func Restart(ctx context.Context, o Options) error {
 	h := o.host()
-	for _, argv := range restart {
-		if err := h.command(ctx, argv...); err != nil {
-			return err
-		}
+	if err := h.commands(ctx, restart); err != nil {
+		return err
 	}
 	return o.await(ctx)
 }
@@ -201,12 +199,7 @@ func (h *host) bringUp(ctx context.Context) error {
 		commands = append(commands,
 			[]string{"systemctl", "stop", layout.DaemonSocket, layout.DaemonService, layout.HelperSocket, layout.HelperService})
 	}
-	for _, argv := range append(commands, restart...) {
-		if err := h.command(ctx, argv...); err != nil {
-			return err
-		}
-	}
-	return nil
+	return h.commands(ctx, append(commands, restart...))
 }
 
 // restart is how the services become new. The sockets stay: who connects

@@ -56,6 +56,7 @@ type Limits struct {
 
 // Spec describes a VMM to start. Everything in it must have been checked by the
 // caller, who knows what the VM may have; Start only refuses what makes no sense.
+// As JSON it is all but its files, for who hands it on to another process.
 type Spec struct {
 	// ID names the VM: it begins the name of the jail directory and is the jail's
 	// host name. Lower-case letters, digits and hyphens, at most 39.
@@ -88,12 +89,13 @@ type Spec struct {
 	// Kernel, Initrd and the disks become KernelPath, InitrdPath and DiskPath(i).
 	// Initrd may be nil. Start closes none of them. Their modes must admit UID or GID,
 	// which Start checks and does not change.
-	Kernel, Initrd *os.File
-	Disks          []Disk
+	Kernel *os.File `json:"-"`
+	Initrd *os.File `json:"-"`
+	Disks  []Disk   `json:"-"`
 	// Log gets standard output and error: the serial console and the VMM's messages.
 	// Open it for appending, so that it can be truncated while the VMM runs; if it is
 	// readable too, the error of a failed start quotes its end.
-	Log *os.File
+	Log *os.File `json:"-"`
 
 	Limits Limits
 }

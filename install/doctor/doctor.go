@@ -15,6 +15,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"banger/install/layout"
 )
 
 // Status is how a check ended.
@@ -169,7 +171,7 @@ func (h Host) rights(context.Context) Result {
 	if os.Geteuid() == 0 {
 		return Result{OK, "root: VMs can be started", ""}
 	}
-	if h.exists("/run/banger/bangerd.sock") && unix.Access(h.path("/run/banger/bangerd.sock"), unix.W_OK) == nil {
+	if unix.Access(h.path(layout.DaemonSocketPath), unix.W_OK) == nil {
 		return Result{OK, "this user is served by a running bangerd", ""}
 	}
 	detail := "an ordinary user, and no bangerd serves it"

@@ -17,6 +17,12 @@ const (
 	OwnerRun  = "/run/banger"
 	HelperRun = "/run/banger-helper"
 
+	// The sockets: bangerd's and the helper's for the owner, and the one over which
+	// VMs' units ask the helper, for root.
+	DaemonSocketPath = OwnerRun + "/bangerd.sock"
+	HelperSocketPath = HelperRun + "/helper.sock"
+	LaunchSocketPath = HelperRun + "/launch.sock"
+
 	// OwnerState is the owner's store, HelperState what the helper keeps: kernels
 	// that it has checked, and VMMs that the installer has put there.
 	OwnerState  = "/var/lib/banger"

@@ -34,7 +34,10 @@ func (c doctorCmd) Run(ctx context.Context, a *app) error {
 	installed := err == nil
 	broken := err != nil && !errors.Is(err, fs.ErrNotExist)
 	if c.Fix {
-		if !installed {
+		switch {
+		case broken:
+			return withHint(err, `"sudo banger system install --owner USER" makes it anew`)
+		case !installed:
 			return &usageError{message: "there is no installation to put in order", hint: `without --fix, each line says what to do`}
 		}
 		if err := (installCmd{}).Run(ctx, a); err != nil {

@@ -242,24 +242,9 @@ func (l onlyOwner) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if uid, err := peerUID(conn); err == nil && (uid == 0 || uid == os.Getuid()) {
+		if uid, err := personas.PeerUID(conn); err == nil && (uid == 0 || uid == os.Getuid()) {
 			return conn, nil
 		}
 		conn.Close()
 	}
-}
-
-func peerUID(conn *net.UnixConn) (int, error) {
-	rc, err := conn.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	var cred *unix.Ucred
-	cerr := rc.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	if err := errors.Join(cerr, err); err != nil {
-		return -1, err
-	}
-	return int(cred.Uid), nil
 }

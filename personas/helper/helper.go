@@ -30,11 +30,11 @@ import (
 
 // Folders of the helper. What is below /run ends with the boot, as VMs do.
 const (
-	runDir     = "/run/banger-helper" // 0711: sockets in it are reached by name
+	runDir     = layout.HelperRun // 0711: sockets in it are reached by name
 	tableDir   = runDir + "/vms"
 	jailDir    = runDir + "/jails"
 	logDir     = runDir + "/logs"
-	kernelsDir = "/var/lib/banger-helper/kernels"
+	kernelsDir = layout.HelperState + "/kernels"
 )
 
 // idleLimit is how long a standalone helper stays without a VM that runs and
@@ -56,13 +56,14 @@ func Main(args []string) int {
 type config struct {
 	standalone  bool
 	owner       owner
-	hostNS      int           // descriptor of the host's network namespace, once inside
+	hostNS      int           // descriptor of the host's network namespace; -1 where it is out of reach
+	baseUID     int           // uid of the VM in slot 0
 	firecracker string        // path of its binary; found by PATH if empty
 	idle        time.Duration // after which a standalone one may leave
 }
 
 func parse(args []string) (config, error) {
-	var c config
+	c := config{baseUID: vmUIDs}
 	fs := flag.NewFlagSet("banger-helper", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.BoolVar(&c.standalone, "standalone", false, "")
@@ -103,7 +104,7 @@ func run(log *slog.Logger, args []string) error {
 	if err != nil {
 		return err
 	}
-	if c.hostNS == -1 {
+	if c.standalone && c.hostNS < 0 {
 		return moveIn(ctx, args)
 	}
 	return serve(ctx, log, c)
@@ -158,7 +159,7 @@ func serve(ctx context.Context, log *slog.Logger, c config) error {
 	}
 	m := &machines{
 		owner: c.owner, table: reservations, kernels: kept,
-		net: network, jails: jailDir, logs: logDir, baseUID: vmUIDs,
+		net: network, jails: jailDir, logs: logDir, baseUID: c.baseUID,
 		firecracker: c.firecracker,
 	}
 	if c.standalone {

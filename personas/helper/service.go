@@ -32,8 +32,8 @@ var tasks = map[string]func(ctx context.Context, log *slog.Logger, args []string
 
 // Paths of an installed helper.
 const (
-	launchSocket = layout.HelperRun + "/launch.sock"
-	pidDir       = layout.HelperRun + "/pids"
+	launchSocket = layout.LaunchSocketPath
+	pidDir       = runDir + "/pids"
 )
 
 // networkTask is `banger-helper net up|down|plan`: it makes the namespace and its
@@ -186,16 +186,13 @@ func installed(path string) (config, error) {
 		return config{}, err
 	}
 	return config{
-		owner: owner{uid: r.Owner.UID, gid: r.Owner.GID}, firecracker: r.Firecracker.Path, hostNS: noHost,
+		owner: owner{uid: r.Owner.UID, gid: r.Owner.GID}, firecracker: r.Firecracker.Path, baseUID: r.UIDs.First, hostNS: -1,
 	}, nil
 }
 
-// noHost stands for a host whose network the helper cannot reach.
-const noHost = -2
-
 // closeHost keeps the descriptor of the host's namespace from the VMMs.
 func closeHost(fd int) *os.File {
-	if fd == noHost {
+	if fd < 0 {
 		return nil
 	}
 	unix.CloseOnExec(fd)

@@ -16,19 +16,9 @@ import (
 // wire is a jail.Spec between the two processes. Its files come as descriptors:
 // log, kernel, initrd if there is one, disks, each with its origin if it has one.
 type wire struct {
-	ID                 string
-	Parent             string
-	UID, GID           int
-	OwnerUID, OwnerGID int
-	Shared             bool
-	Binary             string
-	Args               []string
-	System             bool
-	Binds              []string
-	KVM                bool
-	Limits             jail.Limits
-	Initrd             bool
-	Disks              []wireDisk
+	Spec   jail.Spec
+	Initrd bool
+	Disks  []wireDisk
 }
 
 type wireDisk struct{ ReadOnly, Origin bool }
@@ -41,10 +31,7 @@ type answer struct {
 
 // send hands a jail over.
 func send(conn *net.UnixConn, s *jail.Spec) error {
-	w := wire{
-		ID: s.ID, Parent: s.Parent, UID: s.UID, GID: s.GID, OwnerUID: s.OwnerUID, OwnerGID: s.OwnerGID, Shared: s.Shared,
-		Binary: s.Binary, Args: s.Args, System: s.System, Binds: s.Binds, KVM: s.KVM, Limits: s.Limits, Initrd: s.Initrd != nil,
-	}
+	w := wire{Spec: *s, Initrd: s.Initrd != nil}
 	fds := []int{int(s.Log.Fd()), int(s.Kernel.Fd())}
 	if s.Initrd != nil {
 		fds = append(fds, int(s.Initrd.Fd()))
@@ -133,12 +120,8 @@ func assemble(text []byte, files []*os.File) (*jail.Spec, error) {
 	if len(files) != want {
 		return nil, fmt.Errorf("read jail: %d descriptors, want %d", len(files), want)
 	}
-	s := &jail.Spec{
-		ID: w.ID, Parent: w.Parent, UID: w.UID, GID: w.GID, OwnerUID: w.OwnerUID, OwnerGID: w.OwnerGID, Shared: w.Shared,
-		Binary: w.Binary, Args: w.Args, System: w.System, Binds: w.Binds, KVM: w.KVM, Limits: w.Limits,
-		Log: files[0], Kernel: files[1],
-	}
-	files = files[2:]
+	s := &w.Spec
+	s.Log, s.Kernel, files = files[0], files[1], files[2:]
 	if w.Initrd {
 		s.Initrd, files = files[0], files[1:]
 	}

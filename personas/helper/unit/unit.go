@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/fc/jail"
+	"banger/personas"
 	"banger/personas/helper/systemd"
 )
 
@@ -90,7 +91,7 @@ func (l *Launcher) serve() {
 // attend serves one unit's process.
 func (l *Launcher) attend(conn *net.UnixConn) {
 	conn.SetDeadline(time.Now().Add(buildTimeout))
-	if uid, err := peerUID(conn); err != nil || uid != 0 {
+	if uid, err := personas.PeerUID(conn); err != nil || uid != 0 {
 		return
 	}
 	id := make([]byte, 64)
@@ -234,21 +235,6 @@ func (l *Launcher) connect(ctx context.Context) (Manager, error) {
 	}
 	l.manager = m
 	return m, nil
-}
-
-func peerUID(conn *net.UnixConn) (int, error) {
-	rc, err := conn.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	var cred *unix.Ucred
-	cerr := rc.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	if err := errors.Join(cerr, err); err != nil {
-		return -1, err
-	}
-	return int(cred.Uid), nil
 }
 
 // maxMessage bounds what the two say to each other, in bytes.

@@ -246,7 +246,7 @@ func TestLimitsAreSetAndTakenBack(t *testing.T) {
 }
 
 func FuzzAssemble(f *testing.F) {
-	f.Add([]byte(`{"ID":"web","Initrd":true,"Disks":[{"ReadOnly":true}]}`), 4)
+	f.Add([]byte(`{"Spec":{"ID":"web"},"Initrd":true,"Disks":[{"ReadOnly":true}]}`), 4)
 	f.Add([]byte(`{"Disks":[{"Origin":true}]}`), 4)
 	f.Add([]byte(`{"Disks":[]}`), 2)
 	f.Add([]byte(`{"Evil":1}`), 0)
