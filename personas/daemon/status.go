@@ -34,9 +34,8 @@ func (d *Daemon) status(w http.ResponseWriter, r *http.Request) error {
 		Version: hello.Version, PID: hello.PID, Network: hello.Prefix, Gateway: hello.Gateway,
 		KVM: hello.KVM, Firecracker: hello.Firecracker,
 	}
-	s.VMM = api.VMMQEMU
-	if hello.KVM == ops.KVMUsable && hello.Firecracker {
-		s.VMM = api.VMMFirecracker
+	if s.VMM, _, err = chooseVMM(hello, api.VMMAuto); err != nil {
+		return err
 	}
 	return writeJSON(w, s)
 }

@@ -56,7 +56,7 @@ func (d *Daemon) createVM(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// plan fills in everything that asked left open. It changes nothing.
+// plan fills in everything that asked left open. It changes nothing that can be seen.
 func (d *Daemon) plan(ctx context.Context, asked api.VMSpec) (rec vm.Record, unpin func(), err error) {
 	spec, err := d.complete(asked)
 	if err != nil {
