@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -26,7 +28,9 @@ import (
 type vm struct {
 	dir     string
 	hello   *net.UnixListener
+	conn    net.Conn // on which it dialed
 	console *console
+	qemu    *os.Process
 	ended   chan struct{}
 	begin   time.Time
 }
@@ -50,8 +54,31 @@ func (c *console) String() string {
 	return c.text.String()
 }
 
-// start starts a guest with the disks.
+// start starts a guest with the disks, and waits for it to dial. An emulated kernel
+// hangs now and then before it has started anything (see daemon/vm.silentTime): such a
+// one is looked at, told, and started again, once.
 func start(t *testing.T, disks ...string) *vm {
+	t.Helper()
+	for try := 1; ; try++ {
+		m := launch(t, disks...)
+		if err := m.hello.SetDeadline(time.Now().Add(60 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if m.conn, err = m.hello.Accept(); err == nil {
+			return m
+		}
+		t.Logf("try %d: the guest does not dial: %v; its processors:\n%sconsole:\n%s", try, err, m.processors(), m.console)
+		if try == 2 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.FailNow()
+		}
+		_ = m.qemu.Kill()
+		<-m.ended
+	}
+}
+
+// launch starts QEMU.
+func launch(t *testing.T, disks ...string) *vm {
 	t.Helper()
 	qemu := program(t, "qemu-system-x86_64")
 	k := cloudKernel(t)
@@ -73,7 +100,7 @@ func start(t *testing.T, disks ...string) *vm {
 		"-M", "microvm,acpi=on,pit=on,pic=off,rtc=on,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off,memory-backend=ram",
 		"-accel", "tcg,thread=multi,tb-size=128", "-cpu", "qemu64", "-bios", "qboot.rom", "-smp", "2", "-m", "256M", "-no-reboot",
 		"-object", "memory-backend-memfd,id=ram,share=on,size=256M", "-device", "i8042",
-		"-nodefaults", "-no-user-config", "-display", "none", "-global", "virtio-mmio.force-legacy=false",
+		"-qmp", "unix:" + filepath.Join(m.dir, "qmp") + ",server=on,wait=off", "-nodefaults", "-no-user-config", "-display", "none", "-global", "virtio-mmio.force-legacy=false",
 		"-kernel", filepath.Join(k.dir, kernel.VmlinuxFile), "-initrd", k.initrd, "-serial", "stdio",
 		"-append", "console=ttyS0 quiet panic=-1 reboot=k tsc=reliable no_timer_check mitigations=off cryptomgr.notests 8250.nr_uarts=1 tsc_early_khz=" + tscKHz(t),
 		"-chardev", "socket,id=vs,fd=3", "-device", "vhost-user-vsock-device,chardev=vs",
@@ -95,6 +122,7 @@ func start(t *testing.T, disks ...string) *vm {
 		t.Fatal(err)
 	}
 	theirs.Close()
+	m.qemu = cmd.Process
 	go func() {
 		_ = cmd.Wait()
 		close(m.ended)
@@ -114,18 +142,47 @@ func start(t *testing.T, disks ...string) *vm {
 	return m
 }
 
-// boot waits for the guest and configures it.
+// processors tells where a guest that hangs does.
+func (m *vm) processors() string {
+	conn, err := net.Dial("unix", filepath.Join(m.dir, "qmp"))
+	if err != nil {
+		return err.Error() + "\n"
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	fmt.Fprintln(conn, `{"execute":"qmp_capabilities"}`)
+	var told strings.Builder
+	replies := json.NewDecoder(conn)
+	for _, what := range []string{"registers -a", "registers -a", "irq", "pic", "lapic 0", "lapic 1"} {
+		fmt.Fprintf(conn, `{"execute":"human-monitor-command","id":1,"arguments":{"command-line":"info %s"}}`, what)
+		for {
+			var reply struct {
+				ID     int
+				Return any
+			}
+			if err := replies.Decode(&reply); err != nil {
+				return told.String() + err.Error() + "\n"
+			}
+			if reply.ID == 0 {
+				continue
+			}
+			for line := range strings.Lines(fmt.Sprint(reply.Return)) {
+				if !strings.HasPrefix(what, "reg") && !strings.Contains(line, "masked") || strings.Contains(line, "RIP=") {
+					told.WriteString(strings.TrimRight(line, "\r\n") + "\n")
+				}
+			}
+			break
+		}
+	}
+	return told.String()
+}
+
+// boot configures the guest, which has dialed.
 func (m *vm) boot(t *testing.T, config link.BootConfig) (link.Ready, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
-	if err := m.hello.SetDeadline(time.Now().Add(90 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	conn, err := m.hello.Accept()
-	if err != nil {
-		t.Fatalf("the guest does not dial: %v", err)
-	}
+	conn := m.conn
 	defer conn.Close()
 	hello, err := link.ReadHello(ctx, conn)
 	if err != nil {

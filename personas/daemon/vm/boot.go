@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -20,8 +21,18 @@ import (
 // guest with systemd on an emulated CPU takes seconds; a hung one is told so.
 const bootTimeout = 2 * time.Minute
 
-// boot waits for the guest, tells it what to become, and waits until it is.
-func (m *machine) boot(ctx context.Context, r *Record, disks []disk, given given, progress func(api.Event)) error {
+// silentTime bounds the time from InstanceStart to the first word of an emulated
+// guest. That comes after two seconds, and on a busy host after twenty; but an
+// emulated kernel hangs now and then before it has started anything, about once
+// in some hundred boots on some hosts, and does not the next time.
+const silentTime = time.Minute
+
+// errSilent means that a guest has not said its first word in time.
+var errSilent = errors.New("the guest said nothing")
+
+// boot waits for the guest, tells it what to become, and waits until it is. If limit
+// is not 0 it bounds the wait for the first word, whose lack is errSilent.
+func (m *machine) boot(ctx context.Context, limit time.Duration, r *Record, disks []disk, given given, progress func(api.Event)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout,
 		&api.Error{Code: api.CodeTimeout, Message: fmt.Sprintf("the guest was not ready within %v", bootTimeout)})
 	defer cancel()
@@ -36,16 +47,16 @@ func (m *machine) boot(ctx context.Context, r *Record, disks []disk, given given
 		case <-done:
 		}
 	}()
-	err := m.converse(ctx, r, disks, given, progress)
+	err := m.converse(ctx, limit, r, disks, given, progress)
 	if err != nil && context.Cause(ctx) != nil {
 		return context.Cause(ctx)
 	}
 	return err
 }
 
-func (m *machine) converse(ctx context.Context, r *Record, disks []disk, given given, progress func(api.Event)) error {
+func (m *machine) converse(ctx context.Context, limit time.Duration, r *Record, disks []disk, given given, progress func(api.Event)) error {
 	end := step(progress, "kernel")
-	conn, err := accept(ctx, m.hello)
+	conn, err := m.firstWord(ctx, limit)
 	if err != nil {
 		return fmt.Errorf("wait for guest: %w", err)
 	}
@@ -72,6 +83,20 @@ func (m *machine) converse(ctx context.Context, r *Record, disks []disk, given g
 	}
 	end()
 	return nil
+}
+
+// firstWord returns the connection that the guest makes.
+func (m *machine) firstWord(ctx context.Context, limit time.Duration) (net.Conn, error) {
+	if limit == 0 {
+		return accept(ctx, m.hello)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errSilent)
+	defer cancel()
+	conn, err := accept(ctx, m.hello)
+	if err != nil && context.Cause(ctx) == errSilent {
+		return nil, errSilent
+	}
+	return conn, err
 }
 
 // accept is l.Accept with a context.

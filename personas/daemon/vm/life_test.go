@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -216,6 +218,60 @@ func TestCancelledCreateLeavesNothing(t *testing.T) {
 			t.Errorf("cancelled at %s: got %v", at, err)
 		}
 		l.wantNothing(t)
+	}
+}
+
+// An emulated kernel that hangs is started again, once. Others are waited for.
+func TestSilentGuestIsStartedAgain(t *testing.T) {
+	for _, tt := range []struct {
+		emulated bool
+		hangs    int32 // how many of the guest's starts
+		starts   int32
+		up       bool
+	}{
+		{emulated: true, hangs: 1, starts: 2, up: true},
+		{emulated: true, hangs: 2, starts: 2},
+		{emulated: false, hangs: 1, starts: 1},
+	} {
+		l := newLab(t)
+		l.SilentTime = 200 * time.Millisecond
+		var starts atomic.Int32
+		l.h.set(func() {
+			l.h.before = func(step string) error {
+				if step == "InstanceStart" {
+					n := starts.Add(1)
+					l.h.set(func() {
+						l.h.manner = ""
+						if n <= tt.hangs {
+							l.h.manner = "silent"
+						}
+					})
+				}
+				return nil
+			}
+		})
+		rec := l.spec("web")
+		rec.Emulated = tt.emulated
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		var notices []string
+		_, err := l.Create(ctx, rec, func(e api.Event) { notices = append(notices, e.Notice) })
+		cancel()
+		again := slices.ContainsFunc(notices, func(n string) bool { return strings.Contains(n, "said nothing for 200ms") })
+		if again != tt.emulated {
+			t.Errorf("%+v: notices %q", tt, notices)
+		}
+		if tt.up {
+			must(t, err)
+			l.wantState(t, "web", api.Running)
+		} else {
+			if err == nil {
+				t.Errorf("%+v: the VM runs", tt)
+			}
+			l.wantNothing(t)
+		}
+		if got := starts.Load(); got != tt.starts {
+			t.Errorf("%+v: started %d times", tt, got)
+		}
 	}
 }
 

@@ -49,6 +49,10 @@ type Set struct {
 	// start. Zero means a minute.
 	ConfigureTime time.Duration
 
+	// SilentTime is how long an emulated guest may be silent before it is started
+	// once more. Zero means a minute.
+	SilentTime time.Duration
+
 	// StoreTime is how often a snapshot's store is looked at while its VM runs.
 	// Zero means five seconds.
 	StoreTime time.Duration

@@ -53,6 +53,26 @@ func (s *Set) launch(ctx context.Context, v *VM, progress func(api.Event)) (*mac
 	if err != nil {
 		return nil, err
 	}
+	var limit time.Duration
+	if rec.Emulated {
+		limit = cmp.Or(s.SilentTime, silentTime)
+	}
+	m, err := s.bringUp(ctx, v, given, limit, progress)
+	if !errors.Is(err, errSilent) {
+		return m, err
+	}
+	s.Log.Warn("emulated guest hangs before its first word, starting it again", "vm", rec.Name, "silent", limit)
+	progress(api.Event{Notice: fmt.Sprintf("the emulated guest said nothing for %v: it is started again", limit)})
+	if err := s.stopVMM(context.WithoutCancel(ctx), v, m); err != nil {
+		return m, err
+	}
+	return s.bringUp(ctx, v, given, 0, progress)
+}
+
+// bringUp is one try of launch. It ends with errSilent if limit is not 0 and the
+// guest has said nothing by then.
+func (s *Set) bringUp(ctx context.Context, v *VM, given given, limit time.Duration, progress func(api.Event)) (*machine, error) {
+	rec := v.record()
 	end := step(progress, "vmm")
 	boot, err := s.BootFiles(ctx, rec.Kernel, rec.VMM)
 	if err != nil {
@@ -74,7 +94,7 @@ func (s *Set) launch(ctx context.Context, v *VM, progress func(api.Event)) (*mac
 	}
 	v.change(func() { v.rec.PID = reply.PID })
 	end()
-	return m, m.boot(ctx, &rec, disks, given, progress)
+	return m, m.boot(ctx, limit, &rec, disks, given, progress)
 }
 
 // startVMM asks the helper for a VMM, and gives it first what it turns out not
@@ -165,9 +185,23 @@ func (s *Set) explain(v *VM, m *machine, err error) error {
 	return e
 }
 
-// halt makes sure that the VMM of v is gone, keeps its serial log, and records
-// the VM as stopped. The caller holds the token.
+// halt stops the VMM of v and records the VM as stopped. The caller holds the token.
 func (s *Set) halt(ctx context.Context, v *VM, m *machine, reason string) error {
+	if err := s.stopVMM(ctx, v, m); err != nil {
+		return err // it may still run: the record must not say otherwise
+	}
+	rec := v.record()
+	if err := s.closeDisk(&rec); err != nil {
+		s.Log.Warn("close disk to the VM's group, ignoring", "vm", rec.Name, "error", err)
+	}
+	return s.update(v, func(r *Record) error {
+		r.PID = 0
+		return r.transition(api.Stopped, reason)
+	})
+}
+
+// stopVMM makes sure that the VMM of v is gone, and keeps its serial log.
+func (s *Set) stopVMM(ctx context.Context, v *VM, m *machine) error {
 	rec := v.record()
 	var err error
 	if rec.Lease.Handle != "" {
@@ -183,16 +217,7 @@ func (s *Set) halt(ctx context.Context, v *VM, m *machine, reason string) error 
 		v.setMachine(nil)
 		m.close()
 	}
-	if err != nil {
-		return err // it may still run: the record must not say otherwise
-	}
-	if err := s.closeDisk(&rec); err != nil {
-		s.Log.Warn("close disk to the VM's group, ignoring", "vm", rec.Name, "error", err)
-	}
-	return s.update(v, func(r *Record) error {
-		r.PID = 0
-		return r.transition(api.Stopped, reason)
-	})
+	return err
 }
 
 // closeDisk takes back what the helper gave to the VM's group for its run.
