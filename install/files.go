@@ -24,6 +24,7 @@ const TmpfilesConf = "/etc/tmpfiles.d/banger.conf"
 // files is everything that the installer writes from a template.
 var files = []struct{ source, path string }{
 	{"banger-net.service", layout.UnitDir + "/" + layout.NetService},
+	{"banger-net-watch.service", layout.UnitDir + "/" + layout.NetWatch},
 	{"banger-helper.socket", layout.UnitDir + "/" + layout.HelperSocket},
 	{"banger-helper.service", layout.UnitDir + "/" + layout.HelperService},
 	{"bangerd.socket", layout.UnitDir + "/" + layout.DaemonSocket},

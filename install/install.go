@@ -206,6 +206,7 @@ func (h *host) bringUp(ctx context.Context) error {
 // meanwhile waits, and is answered by the new service.
 var restart = [][]string{
 	{"systemctl", "reload-or-restart", layout.NetService},
+	{"systemctl", "restart", layout.NetWatch},
 	{"systemctl", "start", layout.HelperSocket, layout.DaemonSocket},
 	{"systemctl", "restart", layout.HelperService, layout.DaemonService},
 }

@@ -20,7 +20,7 @@ type Unit struct {
 
 // services are the units that an installation keeps active.
 var services = []string{
-	layout.NetService, layout.HelperSocket, layout.HelperService, layout.DaemonSocket, layout.DaemonService,
+	layout.NetService, layout.NetWatch, layout.HelperSocket, layout.HelperService, layout.DaemonSocket, layout.DaemonService,
 }
 
 // Units asks systemd for the states of banger's units. Anybody may ask.

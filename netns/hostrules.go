@@ -2,9 +2,13 @@ package netns
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // hostTable is all that banger has in the host's nftables.
@@ -45,26 +49,88 @@ func (n *Namespace) ensureHostRules() error {
 	return nil
 }
 
-// RepairHostRules writes the host's rules again if somebody has flushed them. It
-// needs the host's namespace, and costs one question where all is well.
-func (n *Namespace) RepairHostRules(ctx context.Context) error {
+// RepairHostRules writes the host's rules again if somebody has flushed them, and
+// reports whether it had to. It needs the host's namespace, and costs one question
+// where all is well.
+func (n *Namespace) RepairHostRules(ctx context.Context) (repaired bool, err error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return false, err
 	}
 	c, err := transaction(n.host)
 	if err != nil {
-		return err
+		return false, err
 	}
 	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
-		return fmt.Errorf("list the host's tables: %w", edge(err))
+		return false, fmt.Errorf("list the host's tables: %w", edge(err))
 	}
 	for _, t := range tables {
 		if t.Name == n.name {
-			return nil
+			return false, nil
 		}
 	}
-	return n.ensureHostRules()
+	return true, n.ensureHostRules()
+}
+
+// KeepHostRules waits for somebody to delete tables of the host, and writes the rules of
+// the network with the address plan cfg.Prefix again when they are gone, until ctx is
+// done. It calls repaired each time. If cfg.Host is nil the host's namespace is that of
+// the calling process, and no other right than CAP_NET_ADMIN is needed.
+func KeepHostRules(ctx context.Context, cfg Config, repaired func()) error {
+	name, err := cfg.name()
+	if err != nil {
+		return err
+	}
+	plan, err := NewPlan(cfg.Prefix)
+	if err != nil {
+		return err
+	}
+	n := &Namespace{name: name, plan: plan, host: space{cfg.Host}}
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: n.host.fd()})
+	if err != nil {
+		return fmt.Errorf("watch the host's rules: %w", err)
+	}
+	defer c.Close()
+	if err := c.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
+		return fmt.Errorf("watch the host's rules: %w", err)
+	}
+	defer context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })()
+	for {
+		// Before the wait, too: what happened until now was told to nobody.
+		did, err := n.RepairHostRules(ctx)
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		if did {
+			repaired()
+		}
+		if err := awaitDeletion(c); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("watch the host's rules: %w", err)
+		}
+	}
+}
+
+// awaitDeletion returns when c has told that tables were deleted, or that it has lost
+// messages.
+func awaitDeletion(c *netlink.Conn) error {
+	const deleted = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_DELTABLE
+	for {
+		messages, err := c.Receive()
+		if errors.Is(err, unix.ENOBUFS) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, m := range messages {
+			if m.Header.Type == deleted {
+				return nil
+			}
+		}
+	}
 }
 
 // removeHostRules deletes the host's table. Adding it first makes it no error if

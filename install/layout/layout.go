@@ -42,6 +42,7 @@ const (
 	HelperService = "banger-helper.service"
 	HelperSocket  = "banger-helper.socket"
 	NetService    = "banger-net.service"
+	NetWatch      = "banger-net-watch.service"
 	VMTemplate    = "banger-vm@.service"
 	VMSlice       = "banger.slice"
 )

@@ -222,8 +222,10 @@ func (m *machines) watch(ctx context.Context, log *slog.Logger, s *ops.Server, d
 		if door == nil {
 			continue // its network is a unit's, and it stays
 		}
-		if err := m.net.RepairHostRules(ctx); err != nil && ctx.Err() == nil {
+		if repaired, err := m.net.RepairHostRules(ctx); err != nil && ctx.Err() == nil {
 			log.Warn("repair the host's rules, ignoring", "error", err)
+		} else if repaired {
+			log.Warn(rulesRepaired)
 		}
 		if s.Idle() < idle || m.running() > 0 {
 			continue

@@ -36,11 +36,15 @@ const (
 	pidDir       = runDir + "/pids"
 )
 
-// networkTask is `banger-helper net up|down|plan`: it makes the namespace and its
-// uplink, takes them away, or prints the network that an installation would get.
+// rulesRepaired is told when somebody has flushed the host's rules.
+const rulesRepaired = "the host's rules were deleted, and are written again"
+
+// networkTask is `banger-helper net up|watch|down|plan`: it makes the namespace and its
+// uplink, keeps the host's rules in place, takes all away, or prints the network that an
+// installation would get.
 func networkTask(ctx context.Context, log *slog.Logger, args []string) error {
 	if len(args) != 1 {
-		return errors.New("arguments: want net up, down or plan")
+		return errors.New("arguments: want net up, watch, down or plan")
 	}
 	switch args[0] {
 	case "plan":
@@ -69,6 +73,12 @@ func networkTask(ctx context.Context, log *slog.Logger, args []string) error {
 		}
 		log.Info("network is up", "prefix", ns.Plan().Prefix())
 		return nil
+	case "watch":
+		record, err := layout.Load(layout.Metadata)
+		if err != nil {
+			return err
+		}
+		return netns.KeepHostRules(ctx, netns.Config{Prefix: record.Network}, func() { log.Warn(rulesRepaired) })
 	case "down":
 		ns, err := netns.Find(netns.Config{})
 		if errors.Is(err, fs.ErrNotExist) {
@@ -80,7 +90,7 @@ func networkTask(ctx context.Context, log *slog.Logger, args []string) error {
 		defer ns.Close()
 		return errors.Join(ns.Remove(ctx), dm.Sweep(ctx))
 	}
-	return fmt.Errorf("arguments: net %q: want up, down or plan", args[0])
+	return fmt.Errorf("arguments: net %q: want up, watch, down or plan", args[0])
 }
 
 // reverseZone is where the names of addresses in an IPv4 network of 16 bits are.
