@@ -23,8 +23,8 @@ const bootTimeout = 2 * time.Minute
 
 // silentTime bounds the time from InstanceStart to the first word of an emulated
 // guest. That comes after two seconds, and on a busy host after twenty; but an
-// emulated kernel hangs now and then before it has started anything, about once
-// in some hundred boots on some hosts, and does not the next time.
+// emulated kernel has been seen to hang before it had started anything, for a
+// reason that is not known: twice in about 150 boots of one host.
 const silentTime = time.Minute
 
 // errSilent means that a guest has not said its first word in time.
