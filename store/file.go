@@ -15,9 +15,17 @@ const unfinished = ".tmp-"
 
 // WriteFile replaces the file at path with data: whoever reads sees the old
 // content or the new one, after a power cut too. mode is the new file's.
-func WriteFile(path string, data []byte, mode os.FileMode) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, unfinished)
+func WriteFile(path string, data []byte, mode os.FileMode) error {
+	if err := replace(path, data, mode, (*os.File).Sync); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// replace is WriteFile without waiting for the host's disk. Before the file gets its
+// name, finish is called with it, if there is one.
+func replace(path string, data []byte, mode os.FileMode, finish func(*os.File) error) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), unfinished)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -34,16 +42,15 @@ func WriteFile(path string, data []byte, mode os.FileMode) (err error) {
 	if _, err := f.Write(data); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
-		return err
+	if finish != nil {
+		if err := finish(f); err != nil {
+			return err
+		}
 	}
 	if err := f.Close(); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return SyncDir(dir)
+	return os.Rename(f.Name(), path)
 }
 
 // SyncDir makes what was created, renamed or removed in dir survive a power

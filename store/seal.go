@@ -24,7 +24,11 @@ type Seal struct {
 	Inode      uint64 `json:"inode"`
 	ModifiedNs int64  `json:"modified_ns"` // since 1970, as all times here
 	ChangedNs  int64  `json:"changed_ns"`  // which nobody but the kernel sets
-	SHA256     string `json:"sha256"`      // in hex
+	TreeSHA256 string `json:"tree_sha256"` // what Digest returns
+
+	// SHA256 is that of the whole file, in hex, in seals that an older banger has made,
+	// which have no other digest.
+	SHA256 string `json:"sha256,omitempty"`
 }
 
 // SealFile reads f and seals it.
@@ -33,13 +37,21 @@ func SealFile(ctx context.Context, f *os.File) (Seal, error) {
 	if err != nil {
 		return Seal{}, err
 	}
-	if s.SHA256, err = digest(ctx, f); err != nil {
+	if s.TreeSHA256, err = Digest(ctx, f); err != nil {
 		return Seal{}, err
 	}
 	if after, err := look(f); err != nil || !after.looksLike(s) {
 		return Seal{}, errors.Join(err, fmt.Errorf("seal %s: %w meanwhile", f.Name(), ErrChanged))
 	}
 	return s, nil
+}
+
+// SealWith seals f, of which Digest has returned digest and which nobody has
+// written since.
+func SealWith(f *os.File, digest string) (Seal, error) {
+	s, err := look(f)
+	s.TreeSHA256 = digest
+	return s, err
 }
 
 // Check returns ErrChanged if f is not what was sealed. Else it returns the seal
@@ -57,15 +69,41 @@ func (s Seal) Check(ctx context.Context, f *os.File) (Seal, error) {
 	if now, err = SealFile(ctx, f); err != nil {
 		return s, err
 	}
-	if now.SHA256 != s.SHA256 {
-		return s, fmt.Errorf("check %s: %w: its digest is %s, not %s", f.Name(), ErrChanged, now.SHA256, s.SHA256)
+	got, want := now.TreeSHA256, s.TreeSHA256
+	if want == "" {
+		want = s.SHA256
+		if got, err = now.sumWhole(ctx, f); err != nil {
+			return s, err
+		}
+	}
+	if got != want {
+		return s, fmt.Errorf("check %s: %w: its digest is %s, not %s", f.Name(), ErrChanged, got, want)
 	}
 	return now, nil
 }
 
+// sumWhole returns the SHA-256, in hex, of what s was made of and f still is.
+func (s Seal) sumWhole(ctx context.Context, f *os.File) (string, error) {
+	h, r := sha256.New(), io.NewSectionReader(f, 0, s.Bytes)
+	for more := true; more; {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		n, err := io.CopyN(h, r, chunkBytes)
+		if err != nil && err != io.EOF {
+			return "", err
+		}
+		more = n == chunkBytes
+	}
+	if now, err := look(f); err != nil || !now.looksLike(s) {
+		return "", errors.Join(err, fmt.Errorf("check %s: %w meanwhile", f.Name(), ErrChanged))
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
 // looksLike compares everything but the digests.
 func (s Seal) looksLike(o Seal) bool {
-	s.SHA256 = o.SHA256
+	s.TreeSHA256, s.SHA256 = o.TreeSHA256, o.SHA256
 	return s == o
 }
 
@@ -75,22 +113,4 @@ func look(f *os.File) (Seal, error) {
 		return Seal{}, fmt.Errorf("look at %s: %w", f.Name(), err)
 	}
 	return Seal{Bytes: st.Size, Inode: st.Ino, ModifiedNs: st.Mtim.Nano(), ChangedNs: st.Ctim.Nano()}, nil
-}
-
-func digest(ctx context.Context, f *os.File) (string, error) {
-	sum, buf := sha256.New(), make([]byte, 1<<20)
-	for at := int64(0); ; {
-		if err := ctx.Err(); err != nil {
-			return "", err
-		}
-		n, err := f.ReadAt(buf, at)
-		sum.Write(buf[:n])
-		at += int64(n)
-		if err == io.EOF {
-			return hex.EncodeToString(sum.Sum(nil)), nil
-		}
-		if err != nil {
-			return "", fmt.Errorf("read %s: %w", f.Name(), err)
-		}
-	}
 }

@@ -2,7 +2,10 @@ package store
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -56,6 +59,36 @@ func TestSeal(t *testing.T) {
 				t.Errorf("second check: %v", err)
 			}
 		})
+	}
+}
+
+// A seal of before there were trees of digests is good until it is renewed.
+func TestSealOfOlderBanger(t *testing.T) {
+	content := make([]byte, chunkBytes+1<<20)
+	content[chunkBytes] = 1
+	path := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(path, content, 0o600))
+	seal := sealed(t, path)
+	old := Seal{}
+	must(t, json.Unmarshal(fmt.Appendf(nil, `{"bytes":%d,"inode":%d,"modified_ns":%d,"changed_ns":%d,"sha256":"%x"}`,
+		seal.Bytes, seal.Inode, seal.ModifiedNs, seal.ChangedNs, sha256.Sum256(content)), &old))
+	check := func() (Seal, error) {
+		f, err := os.Open(path)
+		must(t, err)
+		defer f.Close()
+		return old.Check(t.Context(), f)
+	}
+	if again, err := check(); err != nil || again != old {
+		t.Errorf("untouched: %+v, %v", again, err)
+	}
+	must(t, os.Remove(path))
+	must(t, os.WriteFile(path, content, 0o600))
+	if again, err := check(); err != nil || again != sealed(t, path) {
+		t.Errorf("restored from a copy: %+v, %v", again, err)
+	}
+	must(t, poke(path))
+	if _, err := check(); !errors.Is(err, ErrChanged) {
+		t.Errorf("one byte: got %v, want %v", err, ErrChanged)
 	}
 }
 

@@ -5,6 +5,7 @@
 //
 //	lock                    held for the life of the writer
 //	vms/<id>/record.json    beside the VM's own disk
+//	vms/<id>/note.json      what became of it since, which a power cut may take back
 //	images/<name>/record.json
 //	kernels/<name>/record.json
 //	tmp/                    what was not finished; emptied when the store is opened
@@ -99,33 +100,43 @@ func (s *Store) TempDir() string { return filepath.Join(s.Dir, "tmp") }
 type Records[T any] struct {
 	dir string
 	tmp string
+	// saved tells that records are made by Save and Note, whose folder is there first:
+	// without a record it is what a crash left. Those of Publish have theirs from the
+	// beginning, and whoever misses one has put half of a backup back.
+	saved bool
 }
 
 // Kind returns the records of the kind that is kept in the folder named kind.
 func Kind[T any](s *Store, kind string) *Records[T] {
-	return &Records[T]{dir: filepath.Join(s.Dir, kind), tmp: s.TempDir()}
+	return &Records[T]{dir: filepath.Join(s.Dir, kind), tmp: s.TempDir(), saved: kind == "vms"}
 }
 
 // Path returns the folder of the record with this id. What belongs to the
 // record lies beside it. The folder exists once the record is saved.
 func (r *Records[T]) Path(id string) string { return filepath.Join(r.dir, id) }
 
-// Save writes a record durably. id must be a plain file name.
+// Save writes a record durably, and with it the names of all that lies beside it. id
+// must be a plain file name.
 func (r *Records[T]) Save(id string, rec T) error {
 	data, err := encode(rec)
 	if err != nil {
 		return fmt.Errorf("save record %s: %w", id, err)
 	}
-	err = os.Mkdir(r.Path(id), 0o700)
-	switch {
-	case err == nil:
-		if err := SyncDir(r.dir); err != nil {
-			return err
-		}
-	case !errors.Is(err, fs.ErrExist):
+	dir := r.Path(id)
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("save record %s: %w", id, err)
 	}
-	return WriteFile(filepath.Join(r.Path(id), recordFile), data, 0o600)
+	known := r.Saved(id)
+	if err := replace(filepath.Join(dir, recordFile), data, 0o600, (*os.File).Sync); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(dir, noteFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("save record %s: %w", id, err)
+	}
+	if err := SyncDir(dir); err != nil || known {
+		return err
+	}
+	return SyncDir(r.dir) // the folder is as new as the record
 }
 
 // recordFile is the record's name in its folder.
@@ -164,23 +175,36 @@ func (r *Records[T]) Publish(id, from string, rec T) error {
 // once; a record that is gone is success. It needs no space: deleting is what a
 // full disk needs.
 func (r *Records[T]) Delete(id string) error {
+	clear, err := r.Bury(id)
+	if err != nil {
+		return err
+	}
+	return clear()
+}
+
+// Bury is the first half of Delete: the record is gone for good. What lay beside it
+// takes up room until clear is called, or the store is opened the next time.
+func (r *Records[T]) Bury(id string) (clear func() error, err error) {
 	var random [8]byte
 	rand.Read(random[:]) // never fails
 	grave := filepath.Join(r.tmp, "deleted-"+hex.EncodeToString(random[:]))
 	if err := os.Rename(r.Path(id), grave); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("delete record %s: %w", id, err)
+		return nil, fmt.Errorf("delete record %s: %w", id, err)
 	}
 	if err := SyncDir(r.dir); err != nil {
-		return err
+		return nil, err
 	}
-	if err := os.RemoveAll(grave); err != nil {
-		return fmt.Errorf("delete record %s: %w", id, err)
-	}
-	return nil
+	return func() error {
+		if err := os.RemoveAll(grave); err != nil {
+			return fmt.Errorf("delete record %s: %w", id, err)
+		}
+		return nil
+	}, nil
 }
 
-// Load reads all records, and tells those that cannot be read. What a crash left
-// of a Save is removed: a folder without a record, a file that was not renamed.
+// Load reads all records as they were saved or noted last, and tells those that cannot
+// be read. What a crash left of a Save is removed: the folder of a VM without a record, a
+// file that was not renamed.
 func (r *Records[T]) Load() (map[string]T, []Damage, error) {
 	recs, damaged, bare, err := r.readAll()
 	if err != nil {
@@ -209,7 +233,7 @@ func (r *Records[T]) Look() (map[string]T, []Damage, error) {
 }
 
 // readAll returns all records, those that cannot be read, and the folders that
-// have none.
+// have none and may be removed.
 func (r *Records[T]) readAll() (recs map[string]T, damaged []Damage, bare []string, err error) {
 	entries, err := os.ReadDir(r.dir)
 	if err != nil {
@@ -231,16 +255,32 @@ func (r *Records[T]) readAll() (recs map[string]T, damaged []Damage, bare []stri
 	return recs, damaged, bare, nil
 }
 
+// load returns fs.ErrNotExist only for what may be removed, or is gone meanwhile.
 func (r *Records[T]) load(id string) (rec T, err error) {
-	data, err := readFile(filepath.Join(r.Path(id), recordFile), maxRecord)
-	if errors.Is(err, fs.ErrNotExist) {
+	rec, err = r.read(id)
+	if err == nil || errors.Is(err, fs.ErrNotExist) && (r.saved || r.gone(id)) {
 		return rec, err
 	}
-	if err == nil {
-		err = json.Unmarshal(data, &rec)
+	return rec, fmt.Errorf("load record %s: %w: %v", r.Path(id), ErrCorrupt, err)
+}
+
+func (r *Records[T]) gone(id string) bool {
+	_, err := os.Lstat(r.Path(id))
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+func (r *Records[T]) read(id string) (rec T, err error) {
+	data, missing := readFile(filepath.Join(r.Path(id), recordFile), maxRecord)
+	if missing != nil && !errors.Is(missing, fs.ErrNotExist) {
+		return rec, missing
 	}
-	if err != nil {
-		return rec, fmt.Errorf("load record %s: %w: %v", r.Path(id), ErrCorrupt, err)
+	if missing == nil {
+		if err := json.Unmarshal(data, &rec); err != nil {
+			return rec, err
+		}
 	}
-	return rec, nil
+	if noted, ok, err := r.noted(id, data); ok || err != nil {
+		return noted, err
+	}
+	return rec, missing
 }

@@ -76,6 +76,26 @@ func TestFolderWithoutRecordIsRemoved(t *testing.T) {
 	}
 }
 
+// What is published has its record from the beginning: a folder without one is half of
+// a backup, of which the image beside it may be all that there is.
+func TestPublishedFolderWithoutRecordIsToldAndKept(t *testing.T) {
+	s := open(t)
+	images := Kind[rec](s, "images")
+	must(t, os.Mkdir(images.Path("half"), 0o700))
+	file := filepath.Join(images.Path("half"), "image.ext4")
+	must(t, os.WriteFile(file, nil, 0o600))
+	for name, read := range map[string]func() (map[string]rec, []Damage, error){"look": images.Look, "load": images.Load} {
+		got, damaged, err := read()
+		if err != nil || len(got) != 0 || len(damaged) != 1 || damaged[0].ID != "half" || !errors.Is(damaged[0].Err, ErrCorrupt) {
+			t.Errorf("%s: got %v, damaged are %v, %v", name, got, damaged, err)
+		}
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Errorf("what lay beside it: %v", err)
+	}
+	must(t, images.Delete("half"))
+}
+
 func TestCorruptRecordIsToldAndKept(t *testing.T) {
 	s := open(t)
 	vms := Kind[rec](s, "vms")

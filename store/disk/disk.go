@@ -19,7 +19,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -71,7 +70,8 @@ type Spec struct {
 }
 
 // Create makes the disk at dst, which must not exist. It is there as a whole or not
-// at all; nothing else is left behind.
+// at all; nothing else is left behind. That its name survives a power cut takes a sync
+// of the folder, which the caller owes.
 func Create(ctx context.Context, s Spec, dst string) (err error) {
 	defer func() {
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
@@ -106,13 +106,7 @@ func Create(ctx context.Context, s Spec, dst string) (err error) {
 		}
 	}
 	// A link, not a rename: it never replaces what is there.
-	if err := os.Link(f.Name(), dst); err != nil {
-		return err
-	}
-	if s.Volatile {
-		return nil
-	}
-	return syncDir(dir)
+	return os.Link(f.Name(), dst)
 }
 
 // size returns the size that the disk is to have.
@@ -181,32 +175,4 @@ func format(f *os.File, sizeBytes int64) error {
 		return fmt.Errorf("%w: a file system of %d bytes: %v", ErrSize, sizeBytes, err)
 	}
 	return err
-}
-
-// Grow makes the disk f sizeBytes large; what is new is a hole. A disk is never made
-// smaller. The guest grows the file system in it.
-func Grow(f *os.File, sizeBytes int64) error {
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if sizeBytes < info.Size() || sizeBytes%sectorBytes != 0 {
-		return fmt.Errorf("grow disk %q: %w: %d bytes, it has %d", f.Name(), ErrSize, sizeBytes, info.Size())
-	}
-	if err := f.Truncate(sizeBytes); err != nil {
-		return err
-	}
-	return f.Sync()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return &fs.PathError{Op: "sync", Path: dir, Err: err}
-	}
-	return nil
 }

@@ -223,16 +223,3 @@ func TestFullDiskLeavesNothing(t *testing.T) {
 		})
 	}
 }
-
-func TestGrow(t *testing.T) {
-	f := image(t, t.TempDir(), 4*mib, true)
-	if err := disk.Grow(f, 8*mib); err != nil {
-		t.Fatal(err)
-	}
-	if info, err := f.Stat(); err != nil || info.Size() != 8*mib {
-		t.Errorf("size after growing: %v, %v", info.Size(), err)
-	}
-	if err := disk.Grow(f, 4*mib); !errors.Is(err, disk.ErrSize) {
-		t.Errorf("shrinking: got error %v, want %v", err, disk.ErrSize)
-	}
-}

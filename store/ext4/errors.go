@@ -6,7 +6,7 @@ import "errors"
 var (
 	// ErrNoSpace says that the content does not fit in Options.SizeBytes.
 	ErrNoSpace = errors.New("file system is full")
-	// ErrTooBig says that an entry is larger than ext4 can hold.
+	// ErrTooBig says that an entry is larger than ext4 can hold, or that there are too many.
 	ErrTooBig = errors.New("too big for ext4")
 	// ErrName says that a name is empty, too long, or has a forbidden byte or component.
 	ErrName = errors.New("invalid name")

@@ -70,6 +70,26 @@ func noise(seed uint64, n int) []byte {
 	return p
 }
 
+// TestNamesAreBounded pretends that there is a GiB of names already.
+func TestNamesAreBounded(t *testing.T) {
+	for name, do := range map[string]func(w *Writer) error{
+		"file":   func(w *Writer) error { return w.Create("file", Header{Mode: modeRegular}) },
+		"parent": func(w *Writer) error { return w.Create("dir/a/b", Header{Mode: modeRegular}) },
+		"link":   func(w *Writer) error { return w.Link("dir/old", "link") },
+		"target": func(w *Writer) error { return w.Create("dir/old", Header{Mode: modeSymlink, Target: "to"}) },
+	} {
+		w, _ := newImage(t, Options{})
+		must(t, w.Create("dir/old", Header{Mode: modeRegular}))
+		for len(w.tree.names.chunks) <= maxArena/arenaChunk {
+			w.tree.names.chunks = append(w.tree.names.chunks, nil)
+		}
+		if err := do(w); !errors.Is(err, ErrTooBig) {
+			t.Errorf("%s: error is %v, want %v", name, err, ErrTooBig)
+		}
+		must(t, w.Create("dir", Header{Mode: modeDir | 0o755})) // no new name
+	}
+}
+
 func TestEmptyImageIsClean(t *testing.T) {
 	w, f := newImage(t, Options{Label: "empty"})
 	s := finish(t, w, f)

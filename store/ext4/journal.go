@@ -40,21 +40,23 @@ func (w *Writer) writeResize(g geometry, double uint32) (r rawInode, err error) 
 	le := binary.LittleEndian
 	copies := backups(g.groups)
 	var top [blockSize]byte
-	for i := g.descUsed(); i < descBlocks; i++ {
+	first := g.descUsed()
+	area := make([]byte, (descBlocks-first)*blockSize) // the most of what an empty file system has
+	for i := first; i < descBlocks; i++ {
 		at := 1 + i
 		le.PutUint32(top[4*(i%wordsPerBlock):], at)
-		var b [blockSize]byte
+		b := area[(i-first)*blockSize:]
 		for k, nr := range copies {
 			le.PutUint32(b[4*k:], nr*blocksPerGroup+at)
 		}
-		if err := w.out.write(at, b[:]); err != nil {
-			return r, err
-		}
+	}
+	if _, err := w.file.WriteAt(area, int64(1+first)*blockSize); err != nil {
+		return r, err
 	}
 	if err := w.out.write(double, top[:]); err != nil {
 		return r, err
 	}
-	reserved := uint64(descBlocks - g.descUsed())
+	reserved := uint64(descBlocks - first)
 	r = rawInode{
 		mode:    modeRegular | 0o600,
 		links:   1,

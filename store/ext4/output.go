@@ -87,9 +87,7 @@ func (o *output) writeAt(off int64, p []byte) error {
 			o.off = off
 		}
 		if o.buf == nil {
-			if o.buf = <-o.free; o.buf == nil {
-				o.buf = make([]byte, 0, outputChunk)
-			}
+			o.buf = <-o.free // or nothing: an empty file system needs no large ones
 		}
 		n := min(len(p), outputChunk-len(o.buf))
 		o.buf = append(o.buf, p[:n]...)

@@ -6,7 +6,10 @@ import (
 )
 
 // NextLayer begins a layer: what Create and Link name from now on belongs to it.
-func (w *Writer) NextLayer() { w.layer++ }
+func (w *Writer) NextLayer() {
+	w.layer++
+	w.hidden = map[uint32]bool{}
+}
 
 // Remove takes away what earlier layers put under name, a directory with all that is in it.
 // What the present layer has named stays, with the directories that lead to it. It is no
@@ -37,11 +40,15 @@ func (w *Writer) hide(op, name string, keep bool) error {
 }
 
 // hideOlder removes the tree at top, but for what the present layer has named. It walks with
-// a list instead of the stack, as the depth is the archive's to choose.
+// a list instead of the stack, as the depth is the archive's to choose. No directory is
+// walked twice in a layer, as nothing older can come into it.
 func (w *Writer) hideOlder(top uint32, keep bool) {
-	order := w.subtree(top)
+	order := w.subtree(top, w.hidden)
 	for i := len(order) - 1; i >= 0; i-- { // children before parents
 		n := order[i]
+		if w.tree.inodeOf(n).mode&modeType == modeDir {
+			w.hidden[n] = true
+		}
 		if nd := w.tree.nodes.at(n); nd.layer == w.layer {
 			continue
 		}
@@ -58,19 +65,20 @@ func (w *Writer) hideOlder(top uint32, keep bool) {
 
 // removeTree removes the tree at top.
 func (w *Writer) removeTree(top uint32) {
-	order := w.subtree(top)
+	order := w.subtree(top, nil)
 	for i := len(order) - 1; i >= 0; i-- {
 		w.drop(order[i])
 	}
 	w.lastAt = 0
 }
 
-// subtree lists top and all below, parents before children.
-func (w *Writer) subtree(top uint32) []uint32 {
+// subtree lists top and all below, parents before children, but for what is below the
+// directories in closed.
+func (w *Writer) subtree(top uint32, closed map[uint32]bool) []uint32 {
 	list := []uint32{top}
 	for i := 0; i < len(list); i++ {
 		in := w.tree.inodeOf(list[i])
-		if in.mode&modeType != modeDir {
+		if in.mode&modeType != modeDir || closed[list[i]] {
 			continue
 		}
 		for n := in.first; n != 0; n = w.tree.nodes.at(n).next {

@@ -34,7 +34,14 @@ type arena struct {
 	chunks [][]byte
 }
 
-const arenaChunk = 1 << 16
+const (
+	arenaChunk = 1 << 16
+	// maxArena is far below where references wrap, and what a tree needs of names.
+	maxArena = 1 << 30
+)
+
+// full tells whether there is too much for the caller to add more.
+func (a *arena) full() bool { return len(a.chunks) > maxArena/arenaChunk }
 
 // add stores p, which may be anything that is convertible to bytes, and returns where.
 func (a *arena) add(p string) uint32 {

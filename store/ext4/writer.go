@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -19,6 +20,9 @@ type Options struct {
 	Label string
 	// UUID of the file system. Zero means one that follows from the inodes.
 	UUID [16]byte
+	// MaxInodes is how many inodes may be made: of entries, those that are gone again
+	// included, and of parents that were missing. Zero means as many as ext4 can hold.
+	MaxInodes int
 }
 
 // Header describes an entry as stat(2) does.
@@ -60,6 +64,7 @@ type Writer struct {
 	inline  attrStore
 	maps    map[uint32][60]byte // extent roots of inodes whose map has blocks
 	layer   uint16
+	hidden  map[uint32]bool // directories in which nothing of earlier layers is left to hide
 
 	open    content // the file that Write fills
 	lastDir string  // the directory of the entry before, resolved
@@ -89,6 +94,8 @@ func NewWriter(f *os.File, opts Options) (*Writer, error) {
 		alloc: cursor{next: headBlocks, limit: uint32(limit)},
 		times: map[uint32][2]stamp{},
 		maps:  map[uint32][60]byte{},
+
+		hidden: map[uint32]bool{},
 	}
 	w.tree.init()
 	for w.tree.inodes.n < inoLostFound {
@@ -187,10 +194,28 @@ func (h *Header) check() error {
 	return nil
 }
 
-// newInode takes the next inode number.
+// maxInodes is what the largest file system holds, with room for more.
+const maxInodes = maxGroups * maxInodeGroup / 2
+
+// checkNames refuses one name more where they take too much memory.
+func (w *Writer) checkNames() error {
+	if w.tree.names.full() {
+		return fmt.Errorf("names and targets of more than %d bytes: %w", maxArena, ErrTooBig)
+	}
+	return nil
+}
+
+// newInode takes the next inode number, for what gets its first name.
 func (w *Writer) newInode() (uint32, error) {
-	if w.tree.inodes.n >= maxGroups*maxInodeGroup/2 {
-		return 0, fmt.Errorf("inodes: %w", ErrTooBig)
+	if err := w.checkNames(); err != nil {
+		return 0, err
+	}
+	limit := maxInodes
+	if w.opts.MaxInodes > 0 {
+		limit = min(limit, w.opts.MaxInodes)
+	}
+	if made := int(w.tree.inodes.n) - (inoLostFound + 1); made >= limit {
+		return 0, fmt.Errorf("more than %d inodes: %w", limit, ErrTooBig)
 	}
 	return w.tree.inodes.add(inode{}), nil
 }
@@ -252,7 +277,7 @@ func (w *Writer) Link(old, name string) error {
 }
 
 func (w *Writer) link(old, name string) error {
-	if err := w.close(); err != nil {
+	if err := errors.Join(w.close(), w.checkNames()); err != nil {
 		return err
 	}
 	from, err := w.find(old)

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"io/fs"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +17,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 // parted is a container archive that a test can spoil before it is packed: content by name.
@@ -303,7 +306,7 @@ func TestSpoiledArchives(t *testing.T) {
 		"docker: two images":             {dockerSave(t, layers...).twice(t), ErrAmbiguous},
 		"index is empty":                 {parted{}.with("index.json", "{}"), ErrNoLayers},
 		"index is no JSON":               {parted{}.with("index.json", "["), ErrCorrupt},
-		"only a layout file":             {parted{}.with("oci-layout", "{}"), ErrUnknownFormat},
+		"only a layout file":             {parted{}.with("oci-layout", "{}"), ErrUnknownFormat}, // as a directory, ErrDirectory
 		"two images without choice":      {twoImages(t, "", ""), ErrAmbiguous},
 		"an image for another processor": {twoImages(t, "s390x", "ppc64le"), ErrMissing},
 	} {
@@ -365,10 +368,63 @@ func TestChoice(t *testing.T) {
 	img, _ = importImage(t, FromDir(p.dir()), Options{Architecture: "amd64", Ref: "test:1"})
 	wantContents(t, img, map[string]string{"which": "amd64"})
 	fails(t, FromDir(p.dir()), Options{Architecture: "amd64", Ref: "test:2"}, ErrMissing)
+	fails(t, FromDir(p.dir()), Options{Architecture: "s390x", Ref: "test:1"}, ErrMissing)
 
 	d := dockerSave(t, makeTar(t, file("a", "b"))).twice(t)
 	img, _ = importImage(t, FromDir(d.dir()), Options{Ref: "other:latest"})
 	wantContents(t, img, map[string]string{"a": "b"})
+}
+
+// TestReferences chooses by what the error says that there is.
+func TestReferences(t *testing.T) {
+	docker := dockerSave(t, makeTar(t, file("a", "b"))).twice(t)
+	oci := twoImages(t, "", "")
+	var index v1.Index
+	json.Unmarshal(oci["index.json"], &index)
+	index.Manifests[0].Annotations["io.containerd.image.name"] = "docker.io/library/first:1"
+	index.Manifests[1].Annotations = nil
+	oci["index.json"] = toJSON(t, index)
+	second := index.Manifests[1].Digest.String()
+	for _, c := range []struct {
+		name string
+		p    parted
+		opts Options
+		want string
+	}{
+		{"docker", docker, Options{Name: "two.tar"}, `import image "two.tar": several images: test:latest, other:latest`},
+		{"docker, by another", docker, Options{Ref: "third"}, `import image: image "third": missing from input: there is test:latest, other:latest`},
+		{"docker, by the tag of one", docker, Options{Ref: "test:latest"}, ""},
+		{"oci", oci, Options{}, `import image: index.json: several images: docker.io/library/first:1, ` + second},
+		{"oci, by the end of a name", oci, Options{Ref: "first:1"}, ""},
+		{"oci, by digest", oci, Options{Ref: second}, ""},
+		{"oci, by another", oci, Options{Ref: "2", Architecture: "amd64"},
+			`import image: index.json: image "2" for linux/amd64: missing from input: there is docker.io/library/first:1, ` + second},
+	} {
+		_, err := Import(t.Context(), FromDir(c.p.dir()), filepath.Join(t.TempDir(), "image"), c.opts)
+		if err == nil && c.want != "" || err != nil && err.Error() != c.want {
+			t.Errorf("%s: got %v, want %s", c.name, err, c.want)
+		}
+	}
+	fails(t, FromReader(bytes.NewReader(makeTar(t, file("a", "b")))), Options{Ref: "a"}, ErrMissing)
+	if s := listed(slices.Repeat([]string{strings.Repeat("x", 1<<20)}, 1000)); len(s) > 10_000 || !strings.HasSuffix(s, " and 984 more") {
+		t.Errorf("a list of %d bytes", len(s))
+	}
+}
+
+// TestDirectoryWithPipes has in it what nobody writes to.
+func TestDirectoryWithPipes(t *testing.T) {
+	for _, name := range []string{"index.json", "manifest.json"} {
+		dir := t.TempDir()
+		if err := unix.Mkfifo(filepath.Join(dir, name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer root.Close()
+		fails(t, FromDir(root.FS()), Options{}, ErrCorrupt)
+	}
 }
 
 func TestArchiveWithPartTwice(t *testing.T) {
@@ -377,6 +433,17 @@ func TestArchiveWithPartTwice(t *testing.T) {
 	fails(t, FromReader(bytes.NewReader(data)), Options{}, ErrCorrupt)
 	at := Source{r: bytes.NewReader(data), at: bytes.NewReader(data), n: int64(len(data))}
 	fails(t, at, Options{}, ErrCorrupt)
+}
+
+func TestArchiveWithLongNames(t *testing.T) {
+	long := strings.Repeat("x", maxPartName+1)
+	p := dockerSave(t, makeTar(t, file("a", "b")))
+	for _, e := range []entry{file(long, ""), symlink("blobs/link", long), link("blobs/link", long)} {
+		data := makeTar(t, append(entriesOf(p), e)...)
+		fails(t, FromReader(bytes.NewReader(data)), Options{}, ErrTooBig)
+		at := Source{r: bytes.NewReader(data), at: bytes.NewReader(data), n: int64(len(data))}
+		fails(t, at, Options{}, ErrTooBig)
+	}
 }
 
 func TestArchiveWithDevice(t *testing.T) {

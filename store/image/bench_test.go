@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/gzip"
+
+	"banger/testdata/assets"
 )
 
 // benchTar is a real tree to import: BANGER_BENCH_TAR names a tar, else Debian's is taken.
@@ -17,7 +19,7 @@ func benchTar(b *testing.B) string {
 	if name := os.Getenv("BANGER_BENCH_TAR"); name != "" {
 		return name
 	}
-	return debianTar(b)
+	return assets.File(b, "debian.tar")
 }
 
 // BenchmarkImport compares an import with the work that nobody can avoid (decompressing the

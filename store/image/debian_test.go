@@ -13,20 +13,8 @@ import (
 	"time"
 
 	"banger/store/ext4/ext4test"
+	"banger/testdata/assets"
 )
-
-// debianTar is a root file system of Debian, named by BANGER_TEST_ROOTFS.
-func debianTar(t testing.TB) string {
-	t.Helper()
-	name := os.Getenv("BANGER_TEST_ROOTFS")
-	if name == "" {
-		name = filepath.Join(os.TempDir(), "banger-test", "debian.tar")
-	}
-	if _, err := os.Stat(name); err != nil {
-		t.Skipf("needs a Debian root file system in BANGER_TEST_ROOTFS: %v", err)
-	}
-	return name
-}
 
 // extracted is the tree that GNU tar makes of the archive at path.
 func extracted(t testing.TB, path string) string {
@@ -44,7 +32,7 @@ func extracted(t testing.TB, path string) string {
 
 // TestDebian compares a whole Debian entry by entry with what tar extracts.
 func TestDebian(t *testing.T) {
-	name := debianTar(t)
+	name := assets.File(t, "debian.tar")
 	f, err := os.Open(name)
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,9 @@
 // Container archives need their parts out of order: out of a regular file they are read in
 // place, out of a pipe they are first spooled to an unnamed file beside the destination.
 //
+// What a tar is, its first entry tells: a stream cannot be read twice. A container archive
+// whose first entry tells nothing is noticed at its end, and refused.
+//
 // Layers are applied from the lowest to the highest, as a container engine does: whiteouts
 // hide what lower layers have, parents that are symbolic links are followed inside the
 // image, and an entry replaces what has its name unless both are directories.

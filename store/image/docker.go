@@ -1,15 +1,20 @@
 package image
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"path"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
 )
+
+// manifestFile is where a "docker save" archive lists its images.
+const manifestFile = "manifest.json"
 
 // savedImage is an element of the manifest.json that "docker save" writes.
 type savedImage struct {
@@ -20,12 +25,22 @@ type savedImage struct {
 
 // hexName finds the digest in the names that docker gives to configurations and blobs.
 var hexName = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^(?:blobs/sha256/)?([0-9a-f]{64})(?:\.json|\.tar)?$`)
+	return regexp.MustCompile(`^(?:blobs/sha256/|sha256:)?([0-9a-f]{64})(?:\.json|\.tar)?$`)
 })
+
+// imageID is the digest by which docker knows an image; empty if the name of the
+// configuration does not tell it.
+func imageID(s savedImage) string {
+	m := hexName().FindStringSubmatch(partPath(s.Config))
+	if m == nil {
+		return ""
+	}
+	return digest.NewDigestFromEncoded(digest.SHA256, m[1]).String()
+}
 
 // openDocker finds the image in a "docker save" archive.
 func openDocker(p parts, opts Options) (*picture, error) {
-	data, err := read(p, "manifest.json", opts.Limits.Metadata)
+	data, err := read(p, manifestFile, opts.Limits.Metadata)
 	if err != nil {
 		return nil, err
 	}
@@ -33,30 +48,35 @@ func openDocker(p parts, opts Options) (*picture, error) {
 	if err := json.Unmarshal(data, &list); err != nil {
 		return nil, fmt.Errorf("manifest.json: %w: %w", ErrCorrupt, err)
 	}
-	if opts.Ref != "" {
-		list = slices.DeleteFunc(list, func(s savedImage) bool { return !slices.Contains(s.RepoTags, opts.Ref) })
-		if len(list) == 0 {
-			return nil, fmt.Errorf("image %q: %w", opts.Ref, ErrMissing)
+	var fit []savedImage
+	var names []string
+	for _, s := range list {
+		id := imageID(s)
+		names = append(names, cmp.Or(strings.Join(s.RepoTags, ", "), id, s.Config))
+		if opts.Ref == "" || opts.Ref == id || slices.ContainsFunc(s.RepoTags, func(tag string) bool { return isRef(tag, opts.Ref) }) {
+			fit = append(fit, s)
 		}
 	}
-	switch len(list) {
-	case 0:
+	switch {
+	case len(list) == 0:
 		return nil, fmt.Errorf("manifest.json: %w", ErrNoLayers)
-	case 1:
-	default:
-		return nil, fmt.Errorf("manifest.json: %w: %d", ErrAmbiguous, len(list))
+	case len(fit) == 0:
+		return nil, fmt.Errorf("image %q: %w: there is %s", opts.Ref, ErrMissing, listed(names))
+	case len(fit) > 1:
+		return nil, fmt.Errorf("%w: %s", ErrAmbiguous, listed(names))
 	}
-	saved := list[0]
-	config, err := read(p, path.Clean(saved.Config), opts.Limits.Metadata)
+	saved := fit[0]
+	configName := partPath(saved.Config)
+	config, err := read(p, configName, opts.Limits.Metadata)
 	if err != nil {
 		return nil, err
 	}
-	if m := hexName().FindStringSubmatch(path.Clean(saved.Config)); m != nil && digest.FromBytes(config).Encoded() != m[1] {
+	if id := imageID(saved); id != "" && digest.FromBytes(config).String() != id {
 		return nil, fmt.Errorf("configuration %s: %w", saved.Config, ErrDigest)
 	}
 	pic := &picture{format: "docker", parts: p}
 	for _, name := range saved.Layers {
-		name = path.Clean(name)
+		name = partPath(name)
 		ref := layerRef{name: name, size: -1}
 		if m := hexName().FindStringSubmatch(name); m != nil && path.Dir(name) == "blobs/sha256" {
 			ref.blob = digest.NewDigestFromEncoded(digest.SHA256, m[1])

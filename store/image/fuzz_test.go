@@ -14,7 +14,7 @@ import (
 var fuzzLimits = Limits{Bytes: 8 << 20, Entries: 300, RatioFree: 8 << 20}
 
 // knownErrors are all that a bad input may lead to.
-var knownErrors = []error{ErrUnknownFormat, ErrCorrupt, ErrDigest, ErrMissing, ErrTooBig, ErrNoLayers, ErrAmbiguous}
+var knownErrors = []error{ErrUnknownFormat, ErrCorrupt, ErrDigest, ErrMissing, ErrTooBig, ErrNoLayers, ErrArchive, ErrAmbiguous}
 
 // tryImport imports an input of the fuzzer: the result is a clean image, or a known error
 // and nothing left behind.

@@ -40,6 +40,9 @@ func Import(ctx context.Context, src Source, dst string, opts Options) (Info, er
 		err = ctx.Err()
 	}
 	if err != nil {
+		if opts.Name != "" {
+			return Info{}, fmt.Errorf("import image %q: %w", opts.Name, err)
+		}
 		return Info{}, fmt.Errorf("import image: %w", err)
 	}
 	return info, nil
@@ -53,7 +56,9 @@ func importTo(ctx context.Context, src Source, dst string, opts Options) (Info, 
 		return Info{}, err
 	}
 	defer out.discard()
-	w, err := ext4.NewWriter(out.File, ext4.Options{SizeBytes: opts.SizeBytes, FreeBytes: opts.FreeBytes, Label: opts.Label})
+	w, err := ext4.NewWriter(out.File, ext4.Options{
+		SizeBytes: opts.SizeBytes, FreeBytes: opts.FreeBytes, Label: opts.Label, MaxInodes: opts.Limits.Entries,
+	})
 	if err != nil {
 		return Info{}, err
 	}
@@ -66,7 +71,7 @@ func importTo(ctx context.Context, src Source, dst string, opts Options) (Info, 
 	if err != nil {
 		return Info{}, err
 	}
-	return info, out.publish(dst)
+	return info, out.publish(dst, opts.Finished)
 }
 
 // importer is one import.
@@ -88,7 +93,10 @@ func (im *importer) progress(n int64) {
 
 func (im *importer) run(ctx context.Context, src Source) error {
 	if src.dir != nil {
-		return im.archive(ctx, dirParts{src.dir})
+		if p := (dirParts{src.dir}); has(p, "index.json") || has(p, manifestFile) {
+			return im.archive(ctx, p)
+		}
+		return fmt.Errorf("%w with neither index.json nor %s", ErrDirectory, manifestFile)
 	}
 	in := &counter{ctx: ctx, r: src.r, told: im.progress}
 	plain, err := decompress(in)
@@ -102,7 +110,16 @@ func (im *importer) run(ctx context.Context, src Source) error {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
+	if len(head) == 0 {
+		return ErrEmpty
+	}
+	if err := foreign(head); err != nil {
+		return err
+	}
 	if !isArchive(head) {
+		if im.opts.Ref != "" {
+			return fmt.Errorf("image %q: %w: a root file system, which has no references", im.opts.Ref, ErrMissing)
+		}
 		return im.rootfs(ctx, b)
 	}
 	if src.at != nil && isPlain(head, src) {
@@ -147,6 +164,9 @@ func (im *importer) rootfs(ctx context.Context, r io.Reader) error {
 	if im.entries == 0 {
 		return ErrNoLayers
 	}
+	if err := im.refuseArchive(); err != nil {
+		return err
+	}
 	if p.ended { // nothing else tells a tar that was cut off between two entries
 		return fmt.Errorf("tar: %w: ends without its end marker", ErrCorrupt)
 	}
@@ -180,21 +200,18 @@ func (im *importer) archive(ctx context.Context, p parts) error {
 }
 
 // openPicture reads the manifest of a container archive, the OCI one first: it has a digest
-// for every part.
+// for every part. Docker 25.0 left layers, and images without a tag, out of that one.
 func openPicture(p parts, opts Options) (*picture, error) {
 	pic, err := openOCI(p, opts)
-	if !errors.Is(err, ErrMissing) {
+	switch {
+	case errors.Is(err, ErrNoLayers) && has(p, manifestFile):
+	case !errors.Is(err, ErrMissing) || has(p, "index.json"):
 		return pic, err
 	}
-	if _, _, missing := p.open("index.json"); !errors.Is(missing, ErrMissing) {
-		return nil, err
+	if !has(p, manifestFile) {
+		return nil, fmt.Errorf("%w: neither index.json nor %s", ErrUnknownFormat, manifestFile)
 	}
-	if pic, err = openDocker(p, opts); errors.Is(err, ErrMissing) {
-		if _, _, missing := p.open("manifest.json"); errors.Is(missing, ErrMissing) {
-			return nil, fmt.Errorf("%w: neither index.json nor manifest.json", ErrUnknownFormat)
-		}
-	}
-	return pic, err
+	return openDocker(p, opts)
 }
 
 // apply applies one layer and checks its digests after its last byte.
@@ -271,8 +288,9 @@ func uuidOf(d digest.Digest) (u [16]byte) {
 	return u
 }
 
-// initPaths are where an init system may be, in the order of preference.
-var initPaths = []string{"/sbin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd"}
+// initPaths are where an init system may be, in the order of preference: those in which
+// the guest looks for what it starts.
+var initPaths = []string{"/sbin/init", "/usr/sbin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/etc/init"}
 
 // init finds the init system of the tree.
 func (im *importer) init() string {
@@ -290,7 +308,7 @@ func (im *importer) osName() string {
 		if _, err := im.w.Stat(p); err != nil {
 			continue
 		}
-		for line := range strings.Lines(string(im.release[p])) {
+		for line := range strings.Lines(string(im.kept[p])) {
 			if v, ok := strings.CutPrefix(strings.TrimSpace(line), "PRETTY_NAME="); ok {
 				return strings.Trim(v, `"'`)
 			}

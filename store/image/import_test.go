@@ -7,9 +7,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
+	guest "banger/personas/guest/link"
 	"banger/store/ext4/ext4test"
 )
 
@@ -94,5 +96,20 @@ func TestRootFS(t *testing.T) {
 	_, info := importImage(t, FromReader(bytes.NewReader(data)), Options{})
 	if info.OSName != "Test OS 1" || info.Init != "/sbin/init" || info.Format != "rootfs" || info.Entries != 10 {
 		t.Errorf("got %+v", info)
+	}
+}
+
+// TestInits keeps two lists the same, which neither side can read of the other.
+func TestInits(t *testing.T) {
+	if !slices.Equal(initPaths, guest.Inits()) {
+		t.Errorf("the guest looks for an init in %q, an import in %q", guest.Inits(), initPaths)
+	}
+	for _, p := range guest.Inits() {
+		e := file(p, "#!/bin/sh")
+		e.Mode = 0o755
+		_, info := importImage(t, FromReader(bytes.NewReader(makeTar(t, e))), Options{})
+		if info.Init != p {
+			t.Errorf("the init in %s is found in %q", p, info.Init)
+		}
 	}
 }

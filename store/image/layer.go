@@ -29,7 +29,8 @@ type builder struct {
 	entries int
 	dropped int
 	buf     []byte
-	release map[string][]byte // the content of os-release, by path
+	kept    map[string][]byte // the content of the files that keeps names, by path
+	layered bool              // an entry is called as docker calls a layer
 }
 
 // osReleasePaths are where os-release may be, best first.
@@ -37,8 +38,19 @@ var osReleasePaths = []string{"etc/os-release", "usr/lib/os-release"}
 
 const maxOSRelease = 64 << 10
 
+// keeps tells whether the content of a file is wanted in memory too.
+func (b *builder) keeps(name string, size int64) bool {
+	switch name {
+	case osReleasePaths[0], osReleasePaths[1]:
+		return size <= maxOSRelease
+	case manifestFile:
+		return size <= b.limits.Metadata
+	}
+	return false
+}
+
 func newBuilder(w *ext4.Writer, limits Limits) *builder {
-	return &builder{w: w, limits: limits, buf: make([]byte, 256<<10), release: map[string][]byte{}}
+	return &builder{w: w, limits: limits, buf: make([]byte, 256<<10), kept: map[string][]byte{}}
 }
 
 // layer applies one tar. Whiteouts have a meaning in layers only, not in root file systems.
@@ -101,6 +113,7 @@ func (b *builder) entry(t *tar.Reader, h *tar.Header, whiteouts bool) error {
 	if err := b.w.Create(name, head); err != nil {
 		return refused(err)
 	}
+	b.layered = b.layered || path.Base(name) == "layer.tar" && strings.Count(name, "/") == 1
 	if h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeGNUSparse || h.Typeflag == tar.TypeCont {
 		return b.copy(t, name, h.Size)
 	}
@@ -114,7 +127,7 @@ func (b *builder) copy(t *tar.Reader, name string, size int64) error {
 	}
 	var dst io.Writer = b.w
 	var keep strings.Builder
-	wanted := size <= maxOSRelease && (name == osReleasePaths[0] || name == osReleasePaths[1])
+	wanted := b.keeps(name, size)
 	if wanted {
 		dst = io.MultiWriter(b.w, &keep)
 	}
@@ -129,7 +142,7 @@ func (b *builder) copy(t *tar.Reader, name string, size int64) error {
 		}
 	}
 	if wanted {
-		b.release[name] = []byte(keep.String())
+		b.kept[name] = []byte(keep.String())
 	}
 	return nil
 }

@@ -90,6 +90,11 @@ func TestBombs(t *testing.T) {
 		data := makeTar(t, file("a", ""), file("b", ""), file("c", ""))
 		fails(t, FromReader(bytes.NewReader(data)), Options{Limits: Limits{Entries: 2}}, ErrTooBig)
 	})
+	t.Run("parents without an entry", func(t *testing.T) {
+		data := makeTar(t, file("a/b/c", ""), file("d/e/f", ""))
+		importImage(t, FromReader(bytes.NewReader(data)), Options{Limits: Limits{Entries: 6}})
+		fails(t, FromReader(bytes.NewReader(data)), Options{Limits: Limits{Entries: 5}}, ErrTooBig)
+	})
 	t.Run("layers", func(t *testing.T) {
 		p := ociLayout(t, unpacked, makeTar(t, file("a", "")), makeTar(t, file("b", "")))
 		fails(t, FromDir(p.dir()), Options{Limits: Limits{Layers: 1}}, ErrTooBig)
@@ -181,7 +186,7 @@ func TestBrokenInput(t *testing.T) {
 		data []byte
 		want error
 	}{
-		"empty":              {nil, ErrNoLayers},
+		"empty":              {nil, ErrEmpty},
 		"empty tar":          {make([]byte, 1024), ErrNoLayers},
 		"text":               {[]byte(strings.Repeat("this is no archive\n", 100)), ErrUnknownFormat},
 		"cut in header":      {good[:700], ErrCorrupt},
@@ -196,7 +201,11 @@ func TestBrokenInput(t *testing.T) {
 		"second header":      {flip(good, 512+40448+3), ErrCorrupt},
 		"negative size":      {withSize(t, good, "-0000000001"), ErrUnknownFormat},
 		"no image, gzipped":  {packed(t, gzipTo, func(w io.Writer) { io.WriteString(w, strings.Repeat("text ", 1000)) }), ErrUnknownFormat},
-		"an ext4 image":      {append(make([]byte, 1024), flip(good, 1)...), ErrNoLayers},
+		"nothing but zeroes": {append(make([]byte, 1024), flip(good, 1)...), ErrNoLayers},
+		"an ext4 image":      {append(make([]byte, 0x438), 0x53, 0xef), ErrUnknownFormat},
+		"a Debian package":   {[]byte("!<arch>\ndebian-binary   "), ErrKernel},
+		"a program":          {[]byte("\x7fELF\x02\x01\x01"), ErrKernel},
+		"a bzImage":          {append(make([]byte, 514), "HdrS"...), ErrKernel},
 		"PAX size that lies": {paxLies(t), ErrCorrupt},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -87,21 +88,30 @@ func choose(p parts, list []v1.Descriptor, opts Options, ref string, depth int) 
 		arch = runtime.GOARCH
 	}
 	var found []v1.Descriptor
+	var names, foundNames []string
 	seen := map[digest.Digest]bool{}
 	for _, d := range list {
-		if ref != "" && !hasRef(d, ref) || !isFor(d, arch) || seen[d.Digest] {
+		if !isFor(d, arch) {
+			continue
+		}
+		names = append(names, nameOf(d))
+		if ref != "" && !hasRef(d, ref) || seen[d.Digest] {
 			continue
 		}
 		seen[d.Digest] = true
-		found = append(found, d)
+		found, foundNames = append(found, d), append(foundNames, nameOf(d))
 	}
 	switch {
-	case len(found) == 0 && (ref != "" || len(list) > 0):
-		return v1.Descriptor{}, fmt.Errorf("image %q for linux/%s: %w", ref, arch, ErrMissing)
-	case len(found) == 0:
+	case len(list) == 0:
 		return v1.Descriptor{}, ErrNoLayers
-	case len(found) > 1:
-		return v1.Descriptor{}, fmt.Errorf("%w: %d fit", ErrAmbiguous, len(found))
+	case len(found) == 0 && len(names) > 0:
+		return v1.Descriptor{}, fmt.Errorf("image %q for linux/%s: %w: there is %s", ref, arch, ErrMissing, listed(names))
+	case len(found) == 0:
+		return v1.Descriptor{}, fmt.Errorf("image for linux/%s: %w", arch, ErrMissing)
+	case len(found) > 1 && depth == 0:
+		return v1.Descriptor{}, fmt.Errorf("%w: %s", ErrAmbiguous, listed(foundNames))
+	case len(found) > 1: // variants of a processor: no reference leads into an index
+		return v1.Descriptor{}, fmt.Errorf("%w: %d for linux/%s under one name", ErrAmbiguous, len(found), arch)
 	}
 	d := found[0]
 	switch d.MediaType {
@@ -125,15 +135,41 @@ func choose(p parts, list []v1.Descriptor, opts Options, ref string, depth int) 
 	return choose(p, index.Manifests, opts, "", depth+1)
 }
 
-// hasRef tells whether a descriptor has the given name, in full or as a tag.
+// nameKeys are the annotations with an image's name, the full one first.
+var nameKeys = []string{"io.containerd.image.name", v1.AnnotationRefName}
+
+// hasRef tells whether a descriptor has the given name, in full or as a tag, or digest.
 func hasRef(d v1.Descriptor, ref string) bool {
-	for _, key := range []string{v1.AnnotationRefName, "io.containerd.image.name"} {
-		name := d.Annotations[key]
-		if name == ref || name != "" && strings.HasSuffix(name, "/"+ref) {
-			return true
+	return d.Digest.String() == ref || slices.ContainsFunc(nameKeys, func(key string) bool { return isRef(d.Annotations[key], ref) })
+}
+
+// isRef tells whether ref means name, which may say more of where the image is from.
+func isRef(name, ref string) bool {
+	return name == ref || name != "" && strings.HasSuffix(name, "/"+ref)
+}
+
+// nameOf is the best name of a descriptor, or its digest.
+func nameOf(d v1.Descriptor) string {
+	for _, key := range nameKeys {
+		if name := d.Annotations[key]; name != "" {
+			return name
 		}
 	}
-	return false
+	return d.Digest.String()
+}
+
+// listed are names for an error, which comes from the archive and must not be endless.
+func listed(names []string) string {
+	const most, longest = 16, 512
+	var rest string
+	if len(names) > most {
+		names, rest = names[:most], fmt.Sprintf(" and %d more", len(names)-most)
+	}
+	short := make([]string, len(names))
+	for i, name := range names {
+		short[i] = fmt.Sprintf("%.*s", longest, name)
+	}
+	return strings.Join(short, ", ") + rest
 }
 
 // isFor tells whether a descriptor is an image for this platform. Attestations of buildkit

@@ -1,11 +1,14 @@
 package image
 
+import "os"
+
 // Limits bound what an input may ask for. A zero field means the default.
 type Limits struct {
 	// Bytes is the most content that all entries together may have, holes and files that
 	// a higher layer replaces included. Default 64 GiB.
 	Bytes int64
-	// Entries is the most entries that all layers together may have. Default 4 Mi.
+	// Entries is the most entries that all layers together may have, and the most files
+	// and directories that they may make, parents without an entry included. Default 4 Mi.
 	Entries int
 	// Ratio is how many bytes may come out of one compressed byte, once RatioFree bytes
 	// have come out. Default 100: distributions pack to a third, while gzip can do a
@@ -50,6 +53,8 @@ func orDefault[T int | int64](v, def T) T {
 
 // Options of an import. The zero value is ready to use.
 type Options struct {
+	// Name is what errors call the source, if not empty.
+	Name string
 	// SizeBytes is the size of the file system. Zero means as large as the content needs,
 	// with FreeBytes to spare.
 	SizeBytes int64
@@ -57,14 +62,17 @@ type Options struct {
 	FreeBytes int64
 	// Label is the volume label, at most 16 bytes.
 	Label string
-	// Ref names one of several images in an archive ("debian:12"). Empty means that there
-	// must be only one.
+	// Ref names one of several images in an archive ("debian:12"), or is the digest of one
+	// without a name. Empty means that there must be only one.
 	Ref string
 	// Architecture is the wanted one, where an index has several. Empty means that of this
 	// program (GOARCH).
 	Architecture string
 	// Limits bound the input.
 	Limits Limits
+	// Finished, if not nil, is called with the image while it goes to the host's disk. It
+	// must not write it. Its error becomes that of the import.
+	Finished func(*os.File) error
 	// Progress, if not nil, is called with the number of bytes read from the source so far,
 	// often, from another goroutine than Import's.
 	Progress func(bytesRead int64)

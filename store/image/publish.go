@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TempPrefix begins the names of unfinished files beside a destination. They exist for a
+// tempPrefix begins the names of unfinished files beside a destination. They exist for a
 // moment only, except on file systems without O_TMPFILE; after a crash they may be removed.
-const TempPrefix = ".import-"
+const tempPrefix = ".import-"
 
 // draft is a file that has no name yet, or a temporary one.
 type draft struct {
@@ -31,20 +31,30 @@ func newDraft(dir string) (*draft, error) {
 	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) {
 		return nil, err
 	}
-	if f, err = os.CreateTemp(dir, TempPrefix+"*"); err != nil {
+	if f, err = os.CreateTemp(dir, tempPrefix+"*"); err != nil {
 		return nil, err
 	}
 	return &draft{File: f, dir: dir, name: f.Name()}, nil
 }
 
-// publish syncs the file and gives it its name, in place of what has it now.
-func (d *draft) publish(path string) error {
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync: %w", err)
+// publish syncs the file, calls finished meanwhile, which may be nil, and gives the
+// file its name, in place of what has it now.
+func (d *draft) publish(path string, finished func(*os.File) error) error {
+	synced := make(chan error, 1)
+	go func() { synced <- d.Sync() }()
+	var err error
+	if finished != nil {
+		err = finished(d.File)
+	}
+	if serr := <-synced; serr != nil {
+		return fmt.Errorf("sync: %w", serr)
+	}
+	if err != nil {
+		return err
 	}
 	if d.name == "" {
 		self := fmt.Sprintf("/proc/self/fd/%d", d.Fd())
-		temp := filepath.Join(d.dir, TempPrefix+rand.Text())
+		temp := filepath.Join(d.dir, tempPrefix+rand.Text())
 		if err := unix.Linkat(unix.AT_FDCWD, self, unix.AT_FDCWD, temp, unix.AT_SYMLINK_FOLLOW); err != nil {
 			return &fs.PathError{Op: "link", Path: temp, Err: err}
 		}

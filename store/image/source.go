@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"strings"
 	"sync"
 )
 
@@ -30,7 +32,7 @@ func FromFile(f *os.File) (Source, error) {
 		return Source{}, err
 	}
 	if info.IsDir() {
-		return Source{}, fmt.Errorf("open image: %w: %s is a directory", ErrUnknownFormat, f.Name())
+		return Source{}, fmt.Errorf("open image: %w %s", ErrDirectory, f.Name())
 	}
 	if !info.Mode().IsRegular() {
 		return FromReader(f), nil
@@ -71,23 +73,30 @@ func read(p parts, name string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
+// has tells whether there is a file of that name, whatever it is.
+func has(p parts, name string) bool {
+	f, _, err := p.open(name)
+	if err == nil {
+		f.Close()
+	}
+	return !errors.Is(err, ErrMissing)
+}
+
 // dirParts are the files of a directory.
 type dirParts struct{ fsys fs.FS }
 
 func (d dirParts) open(name string) (io.ReadCloser, int64, error) {
-	f, err := d.fsys.Open(name)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
+	info, err := fs.Stat(d.fsys, name) // first: to open a pipe is to wait for its writer
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrInvalid):
 		return nil, 0, fmt.Errorf("%s: %w", name, ErrMissing)
-	}
-	if err != nil {
+	case err != nil:
 		return nil, 0, err
+	case !info.Mode().IsRegular():
+		return nil, 0, fmt.Errorf("%s: %w: not a regular file", name, ErrCorrupt)
 	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s: %w: not a regular file", name, ErrCorrupt)
-	}
+	f, err := d.fsys.Open(name)
 	if err != nil {
-		f.Close()
 		return nil, 0, err
 	}
 	return f, info.Size(), nil
@@ -103,8 +112,12 @@ type tarParts struct {
 // region is a part of a file.
 type region struct{ off, size int64 }
 
-// maxParts bounds the entries of a container archive, which has a few per layer.
-const maxParts = 100_000
+// What a container archive may have of entries, of which there are a few per layer, and
+// of bytes in the name of each, which is made of a digest.
+const (
+	maxParts    = 100_000
+	maxPartName = 1024
+)
 
 func (t *tarParts) open(name string) (io.ReadCloser, int64, error) {
 	if target, ok := t.links[name]; ok { // old docker links equal layers
@@ -119,12 +132,15 @@ func (t *tarParts) open(name string) (io.ReadCloser, int64, error) {
 
 // add notes one entry of the archive whose content lies at off.
 func (t *tarParts) add(h *tar.Header, off int64) error {
-	name := path.Clean(h.Name)
+	if len(h.Name) > maxPartName || len(h.Linkname) > maxPartName {
+		return fmt.Errorf("%.40q...: %w: name of more than %d bytes", h.Name, ErrTooBig, maxPartName)
+	}
+	name := partPath(h.Name)
 	if _, twice := t.files[name]; twice || len(t.files)+len(t.links) >= maxParts {
 		return fmt.Errorf("%w: %s is there twice, or there are too many parts", ErrCorrupt, name)
 	}
 	switch h.Typeflag {
-	case tar.TypeDir:
+	case tar.TypeDir, tar.TypeXGlobalHeader:
 	case tar.TypeReg:
 		if h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.map"] != "" {
 			return fmt.Errorf("%w: %s is sparse", ErrCorrupt, name)
@@ -133,7 +149,7 @@ func (t *tarParts) add(h *tar.Header, off int64) error {
 	case tar.TypeSymlink:
 		t.links[name] = path.Join(path.Dir(name), h.Linkname)
 	case tar.TypeLink:
-		t.links[name] = path.Clean(h.Linkname)
+		t.links[name] = partPath(h.Linkname)
 	default:
 		return fmt.Errorf("%w: %s has type %q", ErrCorrupt, name, h.Typeflag)
 	}
@@ -210,22 +226,92 @@ func spoolError(err error) error {
 	return corrupt("archive", err)
 }
 
-// partName matches what container archives are made of; nothing in a root file system is
-// called like that.
+// strangers are what people try to import, by what it has at an offset.
+var strangers = []struct {
+	off   int
+	magic string
+	what  string
+	err   error
+}{
+	{0, "!<arch>\n", "Debian package", ErrKernel},
+	{0, "\xed\xab\xee\xdb", "RPM package", ErrKernel},
+	{0, "\x7fELF", "ELF file", ErrKernel},
+	{514, "HdrS", "bzImage", ErrKernel},
+	{0x438, "\x53\xef", "ext4 file system", ErrUnknownFormat},
+	{0, "hsqs", "squashfs", ErrUnknownFormat},
+	{0, "QFI\xfb", "qcow2 disk", ErrUnknownFormat},
+	{0x8001, "CD001", "ISO 9660 file system", ErrUnknownFormat},
+	{510, "\x55\xaa", "disk with partitions", ErrUnknownFormat},
+	{0, "PK\x03\x04", "zip archive", ErrUnknownFormat},
+	{0, "BZh", "bzip2 stream", ErrUnknownFormat},
+}
+
+// foreign refuses what is known to be no image. A tar is never taken for a stranger.
+func foreign(head []byte) error {
+	if _, err := tar.NewReader(bytes.NewReader(head)).Next(); err == nil {
+		return nil
+	}
+	for _, s := range strangers {
+		if len(head) > s.off && bytes.HasPrefix(head[s.off:], []byte(s.magic)) {
+			return fmt.Errorf("%w: %s", s.err, s.what)
+		}
+	}
+	return nil
+}
+
+// partName matches how the first entry of a container archive is called, as far as those who
+// write them are known; nothing in a root file system is called like that.
+//
+//	blobs/, blobs/sha256/<hex>     docker since 25, containerd, buildkit, skopeo's oci-archive
+//	<hex>/, <hex>/layer.tar        docker before 25, nix, .NET
+//	<hex>.tar, <hex>.json          podman, skopeo's docker-archive, buildpacks
+//	sha256:<hex>, <hex>.tar.gz     crane, ko, kaniko, jib
+//
+// The others are first where somebody unpacked an archive and packed it again.
 var partName = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^(blobs(/sha256(/[0-9a-f]{64})?)?|oci-layout|index\.json|manifest\.json|repositories|[0-9a-f]{64}(\.json|\.tar|/(layer\.tar|VERSION|json))?)$`)
+	return regexp.MustCompile(`^(blobs(/sha(256|512)(/.*)?)?|oci-layout|index\.json|manifest\.json|repositories|(sha256:)?[0-9a-f]{64}(\.json|\.tar(\.gz)?|/(layer\.tar|VERSION|json))?)$`)
 })
 
+// partPath is the name of an archive's part: some write it with "./" or "/" in front.
+func partPath(name string) string { return strings.TrimPrefix(path.Clean(name), "/") }
+
 // isArchive tells a container archive from a root file system by the name of its first
-// entry, of which head is the beginning.
+// entry, of which head is the beginning. Where that is not enough, refuseArchive does in the end.
 func isArchive(head []byte) bool {
 	for t := tar.NewReader(bytes.NewReader(head)); ; {
 		h, err := t.Next()
 		if err != nil {
 			return false
 		}
-		if name := path.Clean(h.Name); name != "." {
+		if name := partPath(h.Name); name != "." && name != "" && h.Typeflag != tar.TypeXGlobalHeader {
 			return partName().MatchString(name)
 		}
 	}
+}
+
+// refuseArchive looks at what was taken for a root file system: one that turns out to be a
+// container archive, of a writer that is not known here, would be an image that cannot run.
+func (b *builder) refuseArchive() error {
+	if s, err := b.w.Stat("/oci-layout"); err == nil && s.Mode&0o170000 == 0o100000 {
+		return fmt.Errorf("%w: it has oci-layout", ErrArchive)
+	}
+	data, ok := b.kept[manifestFile]
+	if !ok {
+		return nil
+	}
+	if b.layered {
+		return fmt.Errorf("%w: it has %s and layer.tar", ErrArchive, manifestFile)
+	}
+	var list []savedImage
+	if json.Unmarshal(data, &list) != nil {
+		return nil
+	}
+	for _, saved := range list {
+		for _, name := range saved.Layers {
+			if _, err := b.w.Stat("/" + partPath(name)); err == nil {
+				return fmt.Errorf("%w: it has %s, and layer %s", ErrArchive, manifestFile, name)
+			}
+		}
+	}
+	return nil
 }

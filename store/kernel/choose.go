@@ -1,6 +1,9 @@
 package kernel
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -67,27 +70,41 @@ func chosen(p string) bool {
 
 // plan sorts the modules of set into the times at which a guest needs them. The
 // second result are modules that nothing can load, because what they need is missing.
-func plan(set *modules.Set) (Modules, []string, error) {
-	boot, err := set.Order(bootModules...)
+func plan(ctx context.Context, set *modules.Set) (Modules, []string, error) {
+	boot, err := set.Order(ctx, bootModules...)
+	if unloadable(err) {
+		return Modules{}, nil, fmt.Errorf("%w: %w", ErrCannotBoot, err)
+	}
 	if err != nil {
 		return Modules{}, nil, err
 	}
-	p := planning{set: set, taken: map[string]bool{}}
-	m := Modules{Boot: p.take(boot)}
-	m.Boot = append(m.Boot, p.tryAll(bootOptional)...)
-	m.OnDemand = p.tryAll(demandModules)
-	var rest []string
+	var rest, useless []string
 	for _, x := range set.All() {
 		rest = append(rest, x.Name)
 	}
-	m.Extra = p.tryAll(rest)
-	var useless []string
+	p := planning{set: set, taken: map[string]bool{}}
+	m := Modules{Boot: p.take(boot)}
+	for _, c := range []struct {
+		list  *[]string
+		names []string
+	}{{&m.Boot, bootOptional}, {&m.OnDemand, demandModules}, {&m.Extra, rest}} {
+		paths, err := p.tryAll(ctx, c.names)
+		if err != nil {
+			return Modules{}, nil, err
+		}
+		*c.list = append(*c.list, paths...)
+	}
 	for _, x := range set.All() {
 		if !p.taken[x.Path] {
 			useless = append(useless, x.Path)
 		}
 	}
 	return m, useless, nil
+}
+
+// unloadable tells that modules cannot be loaded, though nothing is wrong with them.
+func unloadable(err error) bool {
+	return errors.Is(err, modules.ErrMissing) || errors.Is(err, modules.ErrCycle)
 }
 
 // planning remembers which modules have been given out, by path.
@@ -109,12 +126,17 @@ func (p *planning) take(list []modules.Module) []string {
 
 // tryAll takes the modules called names, each with what it needs, and leaves out
 // those that cannot be loaded.
-func (p *planning) tryAll(names []string) []string {
+func (p *planning) tryAll(ctx context.Context, names []string) ([]string, error) {
 	var paths []string
 	for _, name := range names {
-		if order, err := p.set.Order(name); err == nil {
-			paths = append(paths, p.take(order)...)
+		order, err := p.set.Order(ctx, name)
+		if unloadable(err) {
+			continue
 		}
+		if err != nil {
+			return nil, err
+		}
+		paths = append(paths, p.take(order)...)
 	}
-	return paths
+	return paths, nil
 }

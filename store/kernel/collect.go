@@ -20,7 +20,9 @@ const (
 	// imageFile is where the kernel is kept until it is known what it is.
 	imageFile = "image"
 
-	maxImageBytes   = 1 << 30
+	maxImageBytes = 1 << 30
+	// maxIndexBytes bounds modules.builtin, and what depmod would write of the others:
+	// 2 MiB for all modules of Debian's largest kernel.
 	maxIndexBytes   = 4 << 20
 	maxModulesBytes = 512 << 20
 	maxModules      = 1 << 16
@@ -108,7 +110,7 @@ func (c *collector) visit(name string, size int64, r io.Reader) error {
 			return nil
 		}
 		c.config = true
-		return c.save(ConfigFile, r, maxConfigBytes)
+		return c.save(configFile, r, maxConfigBytes)
 	}
 	m := modulePath().FindStringSubmatch(name)
 	if m == nil {

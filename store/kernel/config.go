@@ -2,8 +2,8 @@ package kernel
 
 import (
 	"fmt"
+	"io"
 	"io/fs"
-	"os"
 	"strings"
 )
 
@@ -33,28 +33,23 @@ func parseConfig(text string) (config, error) {
 	return c, nil
 }
 
-// loadConfig returns the configuration: of the package, else the given file, else
+// loadConfig returns the configuration: of the package, else the given one, else
 // the kernel's own. It is nil if there is none.
-func (c *collector) loadConfig(file string, embedded []byte) (config, error) {
+func (c *collector) loadConfig(given io.Reader, embedded []byte) (config, error) {
 	switch {
 	case c.config:
-	case file != "":
-		f, err := os.Open(file)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		if err := c.save(ConfigFile, f, maxConfigBytes); err != nil {
+	case given != nil:
+		if err := c.save(configFile, given, maxConfigBytes); err != nil {
 			return nil, err
 		}
 	case embedded != nil:
-		if err := c.save(ConfigFile, strings.NewReader(string(embedded)), maxConfigBytes); err != nil {
+		if err := c.save(configFile, strings.NewReader(string(embedded)), maxConfigBytes); err != nil {
 			return nil, err
 		}
 	default:
 		return nil, nil
 	}
-	text, err := fs.ReadFile(c.root.FS(), ConfigFile)
+	text, err := fs.ReadFile(c.root.FS(), configFile)
 	if err != nil {
 		return nil, err
 	}

@@ -13,11 +13,12 @@ import (
 	"time"
 
 	"banger/store/ext4"
+	"banger/store/kernel/decompress"
 )
 
-// DriveDir is the directory in /lib/modules/<release> that a guest mounts the
+// driveDir is the directory in /lib/modules/<release> that a guest mounts the
 // drive of modules at. The paths of its index begin with it.
-const DriveDir = "banger"
+const driveDir = "banger"
 
 // driveSlack is what a drive has above the content, for the file system's own.
 const driveSlack = 16 << 20
@@ -29,7 +30,7 @@ func (c *collector) writeDrive(ctx context.Context, kept Modules) error {
 	if len(paths) == 0 {
 		return nil
 	}
-	x, err := newIndex(c.set, paths, DriveDir+"/")
+	x, err := newIndex(ctx, c.set, paths, driveDir+"/")
 	if err != nil {
 		return err
 	}
@@ -94,7 +95,7 @@ func (c *collector) addModule(ctx context.Context, w *ext4.Writer, p string) err
 	if err != nil {
 		return err
 	}
-	return addToDrive(w, p, info.Size(), withContext(ctx, in))
+	return addToDrive(w, p, info.Size(), decompress.WithContext(ctx, in))
 }
 
 // addToDrive adds a file. No time of its own: the same modules give the same drive.

@@ -22,7 +22,7 @@ func unpackDrive(t *testing.T, kernelDir, release string) (base string) {
 		t.Skip("needs debugfs")
 	}
 	base = t.TempDir()
-	dir := filepath.Join(base, "lib/modules", release, kernel.DriveDir)
+	dir := filepath.Join(base, "lib/modules", release, "banger")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func unpackDrive(t *testing.T, kernelDir, release string) (base string) {
 	}
 	for _, f := range texts {
 		name := filepath.Base(f)
-		if err := os.Symlink(filepath.Join(kernel.DriveDir, name), filepath.Join(filepath.Dir(dir), name)); err != nil {
+		if err := os.Symlink(filepath.Join("banger", name), filepath.Join(filepath.Dir(dir), name)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -115,7 +115,7 @@ func TestDriveOfDebian(t *testing.T) {
 	if err := os.Remove(filepath.Join(root, "modules.builtin")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Rename(filepath.Join(root, kernel.DriveDir, "modules.builtin"), filepath.Join(root, "modules.builtin")); err != nil {
+	if err := os.Rename(filepath.Join(root, "banger", "modules.builtin"), filepath.Join(root, "modules.builtin")); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command(depmod, "-b", theirs, info.Release).CombinedOutput(); err != nil {

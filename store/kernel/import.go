@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/store/kernel/bzimage"
+	"banger/store/kernel/decompress"
 	"banger/store/kernel/vmlinux"
 )
 
@@ -75,9 +76,9 @@ func build(ctx context.Context, src Source, root *os.Root) (Info, error) {
 		return Info{}, err
 	}
 	var useless []string
-	info.Modules, useless, err = plan(c.set)
+	info.Modules, useless, err = plan(ctx, c.set)
 	if err != nil {
-		return Info{}, fmt.Errorf("%w: %w", ErrCannotBoot, err)
+		return Info{}, err
 	}
 	for _, p := range useless {
 		if err := root.Remove(filepath.Join(ModulesDir, p)); err != nil {
@@ -110,7 +111,7 @@ func (c *collector) lay(ctx context.Context, kept Modules) error {
 			return err
 		}
 	}
-	x, err := newIndex(c.set, slices.Concat(kept.Boot, kept.OnDemand), "")
+	x, err := newIndex(ctx, c.set, slices.Concat(kept.Boot, kept.OnDemand), "")
 	if err != nil {
 		return err
 	}
@@ -136,20 +137,12 @@ func (c *collector) open(ctx context.Context, src Source) (format, error) {
 	default:
 		c.image = true
 		whole := io.NewSectionReader(f, 0, maxImageBytes+1) // wherever it is read by others
-		if err := c.save(imageFile, withContext(ctx, whole), maxImageBytes); err != nil {
+		if err := c.save(imageFile, decompress.WithContext(ctx, whole), maxImageBytes); err != nil {
 			return "", err
 		}
 	}
-	switch {
-	case src.ModulesFS != nil:
+	if src.ModulesFS != nil {
 		trees = append(trees, directory{src.ModulesFS, filepath.Base(filepath.Clean(src.Modules))})
-	case src.Modules != "":
-		t, closer, err := openModules(src.Modules)
-		if err != nil {
-			return "", fmt.Errorf("open modules: %w", err)
-		}
-		defer closer.Close()
-		trees = append(trees, t)
 	}
 	if err := c.collect(ctx, trees); err != nil {
 		return "", err
@@ -192,28 +185,6 @@ func detectRegular(f *os.File) (format, error) {
 		return "", fmt.Errorf("%w: not a regular file", ErrNotKernel)
 	}
 	return detect(f)
-}
-
-// openModules opens a directory or a package. The caller closes it after its use.
-func openModules(name string) (tree, io.Closer, error) {
-	if info, err := os.Stat(name); err != nil {
-		return nil, nil, err
-	} else if info.IsDir() {
-		root, err := os.OpenRoot(name)
-		if err != nil {
-			return nil, nil, err
-		}
-		return directory{root.FS(), filepath.Base(filepath.Clean(name))}, root, nil
-	}
-	f, kind, err := openFile(name)
-	if err != nil {
-		return nil, nil, err
-	}
-	if kind != formatDeb && kind != formatRPM {
-		f.Close()
-		return nil, nil, fmt.Errorf("%w: %s is neither a directory nor a package", ErrNotKernel, filepath.Base(name))
-	}
-	return packageFile{f, kind}, f, nil
 }
 
 // unpack makes vmlinux of the image, and reads what it tells about itself.

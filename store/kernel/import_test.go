@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -181,7 +182,6 @@ func TestImportFromEverySource(t *testing.T) {
 	dir, s := t.TempDir(), goodSample()
 	image := write(t, filepath.Join(dir, "vmlinuz"), s.image)
 	elf := write(t, filepath.Join(dir, "vmlinux"), kerneltest.Vmlinux(kerneltest.Machine, version, true, nil))
-	config := write(t, filepath.Join(dir, "config"), s.config)
 	packed := goodSample()
 	for i, m := range packed.modules {
 		if strings.HasSuffix(m.Name, ".ko") {
@@ -191,19 +191,18 @@ func TestImportFromEverySource(t *testing.T) {
 	plainDir, packedDir := s.tree(t, filepath.Join(dir, "a", release)), packed.tree(t, filepath.Join(dir, "b", release))
 	bare := s
 	bare.modules = nil
-	onlyModules := goodSample()
-	var moduleFiles []kerneltest.File
-	for _, m := range onlyModules.modules {
-		moduleFiles = append(moduleFiles, kerneltest.File{Name: "usr/" + moddir + m.Name, Data: m.Data})
+	merged := []kerneltest.File{{Name: "boot/config-" + release, Data: s.config}, {Name: "boot/vmlinuz-" + release, Data: s.image}}
+	for _, m := range s.modules {
+		merged = append(merged, kerneltest.File{Name: "usr/" + moddir + m.Name, Data: m.Data})
 	}
 	digests := map[string]string{}
 	for name, src := range map[string]kernel.Source{
 		"deb":                    {Path: write(t, filepath.Join(dir, "k.deb"), s.deb())},
-		"two debs":               {Path: write(t, filepath.Join(dir, "image.deb"), bare.deb()), Modules: write(t, filepath.Join(dir, "modules.deb"), kerneltest.Deb(moduleFiles...))},
-		"bzImage and directory":  {Path: image, Modules: plainDir, Config: config},
-		"vmlinux and directory":  {Path: elf, Modules: plainDir, Config: config},
-		"compressed modules":     {Path: image, Modules: packedDir, Config: config},
-		"deb and more directory": {Path: write(t, filepath.Join(dir, "more.deb"), bare.deb()), Modules: plainDir},
+		"deb with merged usr":    {Path: write(t, filepath.Join(dir, "merged.deb"), kerneltest.Deb(merged...))},
+		"bzImage and directory":  {Path: image, Modules: plainDir, ModulesFS: os.DirFS(plainDir), Config: bytes.NewReader(s.config)},
+		"vmlinux and directory":  {Path: elf, Modules: plainDir, ModulesFS: os.DirFS(plainDir), Config: bytes.NewReader(s.config)},
+		"compressed modules":     {Path: image, Modules: packedDir, ModulesFS: os.DirFS(packedDir), Config: bytes.NewReader(s.config)},
+		"deb and more directory": {Path: write(t, filepath.Join(dir, "more.deb"), bare.deb()), Modules: plainDir, ModulesFS: os.DirFS(plainDir)},
 	} {
 		info, err := kernel.Import(t.Context(), src, filepath.Join(dir, "kernel-"+name))
 		if err != nil {
@@ -220,7 +219,8 @@ func TestImportWithEmbeddedConfig(t *testing.T) {
 	dir, s := t.TempDir(), goodSample()
 	extra := append(append([]byte("IKCFG_ST"), kerneltest.Gzip(s.config)...), "IKCFG_ED"...)
 	elf := write(t, filepath.Join(dir, "vmlinux"), kerneltest.Vmlinux(kerneltest.Machine, version, false, extra))
-	info, err := kernel.Import(t.Context(), kernel.Source{Path: elf, Modules: s.tree(t, filepath.Join(dir, release))}, filepath.Join(dir, "kernel"))
+	src := kernel.Source{Path: elf, Modules: release, ModulesFS: os.DirFS(s.tree(t, filepath.Join(dir, release)))}
+	info, err := kernel.Import(t.Context(), src, filepath.Join(dir, "kernel"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +235,7 @@ const allBuiltin = "kernel/virtio.ko\nkernel/virtio_mmio.ko\nkernel/virtio_blk.k
 func TestImportWithoutConfig(t *testing.T) {
 	dir, s := t.TempDir(), goodSample()
 	s.modules[0].Data = []byte(allBuiltin)
-	src := kernel.Source{Path: write(t, filepath.Join(dir, "vmlinuz"), s.image), Modules: s.tree(t, filepath.Join(dir, release))}
+	src := kernel.Source{Path: write(t, filepath.Join(dir, "vmlinuz"), s.image), Modules: release, ModulesFS: os.DirFS(s.tree(t, filepath.Join(dir, release)))}
 	info, err := kernel.Import(t.Context(), src, filepath.Join(dir, "kernel"))
 	if err != nil {
 		t.Fatal(err)
@@ -262,6 +262,18 @@ func TestImportRefuses(t *testing.T) {
 		{"modules of another kernel", func(s *sample) {
 			s.modules = append(s.modules, kerneltest.File{Name: "kernel/net/802/garp.ko", Data: kerneltest.Module("depends=", "vermagic=5.10 SMP")})
 		}, nil, kernel.ErrMismatch, `"5.10"`},
+		{"module that needs too many", func(s *sample) {
+			var names []string
+			for i := range 300 {
+				names = append(names, fmt.Sprint("m", i))
+				s.modules = append(s.modules, module(fmt.Sprintf("kernel/net/802/m%d.ko", i), ""))
+			}
+			s.modules = append(s.modules, module("kernel/net/802/top.ko", strings.Join(names, ",")))
+		}, nil, kernel.ErrMalformed, "more than 256 modules"},
+		{"aliases without number", func(s *sample) {
+			aliases := slices.Repeat([]string{"alias=a"}, 50_000)
+			s.modules = append(s.modules, module("kernel/net/802/"+strings.Repeat("long", 50)+".ko", "", aliases...))
+		}, nil, kernel.ErrMalformed, "index of its modules"},
 		{"damaged module", func(s *sample) { s.modules[1].Data = s.modules[1].Data[:100] }, nil, kernel.ErrMalformed, "virtio_net.ko"},
 		{"two module directories", func(s *sample) { s.modules[1].Name = "../6.2/kernel/x.ko" }, nil, kernel.ErrMismatch, "6.2"},
 		{"empty config", func(s *sample) { s.config = []byte("# nothing\n") }, nil, kernel.ErrMalformed, "configuration"},
@@ -361,7 +373,7 @@ func TestImportOfOpenFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	tree := s.tree(t, filepath.Join(dir, release))
-	want, err := kernel.Import(t.Context(), kernel.Source{Path: path, Modules: tree}, filepath.Join(dir, "named"))
+	want, err := kernel.Import(t.Context(), kernel.Source{Path: path, Modules: tree, ModulesFS: os.DirFS(tree)}, filepath.Join(dir, "named"))
 	if err != nil {
 		t.Fatal(err)
 	}

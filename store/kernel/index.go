@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,11 +18,11 @@ type index struct {
 }
 
 // newIndex makes the index of the kept modules of set, whose files lie below dir.
-func newIndex(set *modules.Set, kept []string, dir string) (*index, error) {
+func newIndex(ctx context.Context, set *modules.Set, kept []string, dir string) (*index, error) {
 	x := &index{}
 	for _, p := range kept {
 		m, _ := set.Lookup(modules.NameOf(p))
-		order, err := set.Order(m.Name)
+		order, err := set.Order(ctx, m.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -34,19 +35,23 @@ func newIndex(set *modules.Set, kept []string, dir string) (*index, error) {
 		}
 		x.addSoft(m)
 		x.addNode(m)
+		if x.dep.Len()+x.alias.Len()+x.soft.Len()+x.node.Len() > maxIndexBytes {
+			return nil, fmt.Errorf("%w: an index of its modules of more than %d bytes", ErrMalformed, maxIndexBytes)
+		}
 	}
 	return x, nil
 }
 
 // depLine is a line of modules.dep: what m needs, last needed first.
 func depLine(m modules.Module, order []modules.Module, dir string) string {
-	line := dir + m.Path + ":"
+	var line strings.Builder
+	line.WriteString(dir + m.Path + ":")
 	for _, o := range slices.Backward(order) {
 		if o.Name != m.Name {
-			line += " " + dir + o.Path
+			line.WriteString(" " + dir + o.Path)
 		}
 	}
-	return line
+	return line.String()
 }
 
 // addSoft adds the line of modules.softdep.

@@ -17,9 +17,9 @@ package kernel
 const (
 	VmlinuxFile = "vmlinux"
 	BzImageFile = "bzImage"
-	ConfigFile  = "config"
 	ModulesDir  = "modules"
 	DriveFile   = "modules.ext4"
+	configFile  = "config"
 )
 
 // Info is what is known of an imported kernel. The caller keeps it.

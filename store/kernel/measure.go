@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path"
+
+	"banger/store/kernel/decompress"
 )
 
 // identify sets the digest, while all modules are there.
@@ -56,6 +58,6 @@ func addFile(ctx context.Context, root *os.Root, name string, sum io.Writer) err
 		return err
 	}
 	fmt.Fprintf(sum, "%s\x00%d\x00", name, stat.Size())
-	_, err = io.Copy(sum, withContext(ctx, f))
+	_, err = io.Copy(sum, decompress.WithContext(ctx, f))
 	return err
 }

@@ -11,6 +11,7 @@ import (
 
 	"banger/store/kernel/bzimage"
 	"banger/store/kernel/deb"
+	"banger/store/kernel/decompress"
 	"banger/store/kernel/elf64"
 	"banger/store/kernel/rpm"
 )
@@ -22,16 +23,16 @@ type Source struct {
 	// File is that file, open for reading, where it cannot be opened by its name: Path is
 	// only what it is called then. It stays the caller's.
 	File *os.File
-	// Modules is where more modules are, if not all are in the package: a directory
-	// such as /lib/modules/6.1.0-13-amd64, or a second package. It may be empty.
-	Modules string
-	// ModulesFS is the content of that directory, where it cannot be opened by its name:
-	// the last element of Modules is only what it is called then. A file system that does
-	// not let symbolic links lead out, as os.Root's, keeps it from naming other files.
+	// ModulesFS is a directory of more modules, if not all are in the package. It may be
+	// nil. A file system that does not let symbolic links lead out, as os.Root's, keeps it
+	// from naming other files.
 	ModulesFS fs.FS
+	// Modules is what that directory is called: the last element is, such as
+	// 6.1.0-13-amd64.
+	Modules string
 	// Config is the kernel's configuration, if neither in the package nor in the
-	// kernel itself. It may be empty.
-	Config string
+	// kernel itself. It may be nil.
+	Config io.Reader
 }
 
 // format is what a file turns out to be.
@@ -92,7 +93,7 @@ func (p packageFile) walk(ctx context.Context, fn visit) error {
 	if err != nil {
 		return err
 	}
-	r := withContext(ctx, io.NewSectionReader(p.file, 0, info.Size()))
+	r := decompress.WithContext(ctx, io.NewSectionReader(p.file, 0, info.Size()))
 	if p.format == formatDeb {
 		return deb.Walk(r, fn)
 	}
@@ -152,19 +153,4 @@ func (l *lazyFile) close() {
 	if l.file != nil {
 		l.file.Close()
 	}
-}
-
-// withContext returns a reader of r that ends with ctx.
-func withContext(ctx context.Context, r io.Reader) io.Reader { return &ctxReader{ctx, r} }
-
-type ctxReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *ctxReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }

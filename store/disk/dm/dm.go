@@ -53,33 +53,18 @@ func Probe() error {
 	return nil
 }
 
-// Usage is how much of an exception store is in use.
-type Usage struct {
-	UsedSectors  int64 // with its metadata
-	TotalSectors int64
-}
-
-// Status returns how full the store of a VM's disk is. An error that is
-// cow.ErrBroken means that the kernel has given the snapshot up.
-func Status(id string) (Usage, error) {
-	c, err := openControl()
-	if err != nil {
-		return Usage{}, err
-	}
-	defer c.Close()
-	lines, err := c.table(Snapshot{ID: id}.name(), 0)
-	if err != nil {
-		return Usage{}, err
-	}
-	return parseUsage(lines[0].params)
+// usage is how much of an exception store is in use.
+type usage struct {
+	usedSectors  int64 // with its metadata
+	totalSectors int64
 }
 
 // parseUsage reads the status line of a snapshot: "<used>/<total> <metadata>", or
 // a word for why there is none.
-func parseUsage(line string) (u Usage, err error) {
+func parseUsage(line string) (u usage, err error) {
 	var metadata int64
-	if _, err := fmt.Sscanf(line, "%d/%d %d", &u.UsedSectors, &u.TotalSectors, &metadata); err != nil {
-		return Usage{}, fmt.Errorf("%w: the kernel says %q", cow.ErrBroken, line)
+	if _, err := fmt.Sscanf(line, "%d/%d %d", &u.usedSectors, &u.totalSectors, &metadata); err != nil {
+		return usage{}, fmt.Errorf("%w: the kernel says %q", cow.ErrBroken, line)
 	}
 	return u, nil
 }

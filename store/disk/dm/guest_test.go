@@ -17,6 +17,7 @@ import (
 	"banger/store/ext4"
 	"banger/store/kernel/deb"
 	"banger/store/kernel/initrd"
+	"banger/testdata/assets"
 )
 
 // TestInGuest runs all tests of this package that need a device mapper in a guest
@@ -65,17 +66,9 @@ var loaded = []string{
 // debian takes the kernel and these modules from Debian's package.
 func debian(t *testing.T) (kernel string, modules fstest.MapFS) {
 	t.Helper()
-	cache := os.Getenv("BANGER_TEST_CACHE")
-	if cache == "" {
-		user, err := os.UserCacheDir()
-		if err != nil {
-			t.Skip("no cache directory: ", err)
-		}
-		cache = filepath.Join(user, "banger-test")
-	}
-	f, err := os.Open(filepath.Join(cache, "linux-image-cloud.deb"))
+	f, err := os.Open(assets.File(t, "linux-image-cloud.deb"))
 	if err != nil {
-		t.Skipf("no Debian kernel package: %v", err)
+		t.Fatal(err)
 	}
 	defer f.Close()
 	modules = fstest.MapFS{"modules.dep": &fstest.MapFile{}}

@@ -218,7 +218,7 @@ func TestSweepKeepsOthers(t *testing.T) {
 	if _, _, err := c.do(request{command: unix.DM_DEV_STATUS, what: "look", name: "banger-lookalike"}); err != nil {
 		t.Error(err)
 	}
-	if _, err := Status(s.ID); err != nil {
+	if _, err := status(s.ID); err != nil {
 		t.Error(err)
 	}
 	must(t, dev.Close())

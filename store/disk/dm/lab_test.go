@@ -52,6 +52,21 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// status returns how full the store of a VM's disk is. An error that is cow.ErrBroken
+// means that the kernel has given the snapshot up.
+func status(id string) (usage, error) {
+	c, err := openControl()
+	if err != nil {
+		return usage{}, err
+	}
+	defer c.Close()
+	lines, err := c.table(Snapshot{ID: id}.name(), 0)
+	if err != nil {
+		return usage{}, err
+	}
+	return parseUsage(lines[0].params)
+}
+
 // noise is the same at every call with the same seed.
 func noise(seed byte, n int) []byte {
 	b := make([]byte, n)

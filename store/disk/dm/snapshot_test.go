@@ -50,8 +50,8 @@ func TestLifeOfSnapshot(t *testing.T) {
 	if !bytes.Equal(read(t, da), wantA) || !bytes.Equal(read(t, db), wantB) {
 		t.Error("a disk does not have what was written to it")
 	}
-	u, err := Status("aaaa0001")
-	if err != nil || u.UsedSectors == 0 || u.UsedSectors >= u.TotalSectors {
+	u, err := status("aaaa0001")
+	if err != nil || u.usedSectors == 0 || u.usedSectors >= u.totalSectors {
 		t.Errorf("status: %+v, %v", u, err)
 	}
 	if left := leftovers(t); len(left) != 8 { // two devices with three loops each
@@ -94,9 +94,9 @@ func TestStoreCannotOverflow(t *testing.T) {
 	if !bytes.Equal(read(t, dev), noise(21, diskBytes)) {
 		t.Error("the disk does not have what was written to it")
 	}
-	u, err := Status(s.ID)
+	u, err := status(s.ID)
 	// The last area's successor has its place, and is not counted.
-	if err != nil || u.TotalSectors != cow.StoreBytes(imageBytes)/512 || u.UsedSectors < u.TotalSectors-2*cow.ChunkSectors {
+	if err != nil || u.totalSectors != cow.StoreBytes(imageBytes)/512 || u.usedSectors < u.totalSectors-2*cow.ChunkSectors {
 		t.Errorf("status: %+v, %v", u, err)
 	}
 	if got := fileBlocks(t, s.Store); got != size+(diskBytes-imageBytes)/512 {
@@ -120,7 +120,7 @@ func TestSmallerStoreBreaks(t *testing.T) {
 		err = dev.Sync()
 		t.Log("write: ", err)
 	}
-	if _, err := Status(s.ID); !errors.Is(err, cow.ErrBroken) {
+	if _, err := status(s.ID); !errors.Is(err, cow.ErrBroken) {
 		t.Errorf("status: %v", err)
 	}
 	if err := cow.Check(s.Store); !errors.Is(err, cow.ErrBroken) {

@@ -51,8 +51,8 @@ const (
 	flag64 = 1
 	// maxVersion bounds the version string.
 	maxVersion = 512
-	// MaxKernelBytes bounds the decompressed kernel.
-	MaxKernelBytes = 1 << 30
+	// maxKernelBytes bounds the decompressed kernel.
+	maxKernelBytes = 1 << 30
 )
 
 // Image is a boot image whose header has been read. It keeps its reader.
@@ -156,10 +156,10 @@ func (im *Image) Extract(ctx context.Context, w io.Writer) (int64, decompress.Fo
 		// The kernel's build appends them; to the decoder they would be rubbish.
 		packed -= 4
 	}
-	if want > MaxKernelBytes {
+	if want > maxKernelBytes {
 		return 0, format, fmt.Errorf("%w: kernel of %d bytes", ErrMalformed, want)
 	}
-	zr, _, err := decompress.NewReader(&ctxReader{ctx, io.NewSectionReader(im.r, im.offset, packed)})
+	zr, _, err := decompress.NewReader(decompress.WithContext(ctx, io.NewSectionReader(im.r, im.offset, packed)))
 	if err != nil {
 		return 0, format, fmt.Errorf("open kernel: %w", err)
 	}
@@ -172,17 +172,4 @@ func (im *Image) Extract(ctx context.Context, w io.Writer) (int64, decompress.Fo
 		return n, format, fmt.Errorf("%w: kernel has %d bytes instead of %d", ErrMalformed, n, want)
 	}
 	return n, format, nil
-}
-
-// ctxReader ends with ctx.
-type ctxReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *ctxReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }

@@ -170,7 +170,7 @@ func FuzzImage(f *testing.F) {
 			return
 		}
 		n, _, err := im.Extract(t.Context(), &limited{16 << 20})
-		if err == nil && n > MaxKernelBytes {
+		if err == nil && n > maxKernelBytes {
 			t.Errorf("%d bytes came out", n)
 		}
 	})

@@ -23,6 +23,8 @@ const (
 	arHeaderSize = 60
 	// maxBytes bounds what a package decompresses to; kernels have a tenth of it.
 	maxBytes = 8 << 30
+	// maxName bounds a file's name, which archive/tar lets have a MiB.
+	maxName = 4096
 )
 
 // IsDeb tells whether a file that starts with head can be a Debian package.
@@ -85,6 +87,9 @@ func walkTar(r io.Reader, fn func(string, int64, io.Reader) error) error {
 		}
 		if h.Typeflag != tar.TypeReg {
 			continue
+		}
+		if len(h.Name) > maxName {
+			return fmt.Errorf("%w: name of %d bytes", ErrMalformed, len(h.Name))
 		}
 		if err := fn(strings.TrimPrefix(path.Clean("/"+h.Name), "/"), h.Size, tr); err != nil {
 			return err

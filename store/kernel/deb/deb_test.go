@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"banger/store/kernel/kerneltest"
@@ -81,6 +82,7 @@ func TestWalkRefuses(t *testing.T) {
 	for name, data := range map[string][]byte{
 		"nothing": nil, "text": bytes.Repeat([]byte("text "), 50), "no members": good[:8],
 		"no data": good[:8+60+4], "cut off": good[:len(good)-40], "negative size": negative,
+		"long name": kerneltest.Deb(kerneltest.File{Name: strings.Repeat("x/", maxName/2) + "x.ko"}),
 	} {
 		if _, err := list(data); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: got error %v, want %v", name, err, ErrMalformed)

@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"compress/bzip2"
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -148,4 +149,19 @@ func (l *limited) Read(p []byte) (int, error) {
 // has written limit bytes, when src has more than that.
 func Copy(dst io.Writer, src io.Reader, limit int64) (int64, error) {
 	return io.Copy(dst, Limit(src, limit))
+}
+
+// WithContext returns a reader of r that ends with ctx.
+func WithContext(ctx context.Context, r io.Reader) io.Reader { return &ctxReader{ctx, r} }
+
+type ctxReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *ctxReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
 }

@@ -2,7 +2,9 @@ package modules
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -107,11 +109,33 @@ func TestOrder(t *testing.T) {
 		{"cycle", set("a: b", "b: c", "c: a"), "a", "", ErrCycle},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := c.set.Order(strings.Fields(c.ask)...)
+			got, err := c.set.Order(t.Context(), strings.Fields(c.ask)...)
 			if order(got) != c.want || !errors.Is(err, c.err) {
 				t.Errorf("got %q, error %v; want %q, %v", order(got), err, c.want, c.err)
 			}
 		})
+	}
+}
+
+func TestOrderIsBounded(t *testing.T) {
+	many := NewSet()
+	var names []string
+	for i := range maxOrder {
+		names = append(names, fmt.Sprint("m", i))
+		many.Add(Module{Name: names[i]})
+	}
+	many.Add(Module{Name: "all", Depends: names})
+	many.Add(Module{Name: "all_but_one", Depends: names[1:]})
+	if list, err := many.Order(t.Context(), "all_but_one"); err != nil || len(list) != maxOrder {
+		t.Errorf("got %d modules, error %v", len(list), err)
+	}
+	if _, err := many.Order(t.Context(), "all"); !errors.Is(err, ErrMalformed) {
+		t.Errorf("got error %v, want %v", err, ErrMalformed)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := many.Order(ended, "m0"); !errors.Is(err, context.Canceled) {
+		t.Errorf("got error %v, want %v", err, context.Canceled)
 	}
 }
 
@@ -157,7 +181,7 @@ func FuzzParse(f *testing.F) {
 		s := NewSet()
 		s.Add(m)
 		s.Missing(m.Name)
-		if list, err := s.Order(m.Name); err == nil && len(list) != 1 {
+		if list, err := s.Order(t.Context(), m.Name); err == nil && len(list) != 1 {
 			t.Errorf("order of one module has %d", len(list))
 		}
 	})

@@ -1,6 +1,7 @@
 package modules
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,19 +12,24 @@ import (
 // ErrCycle means modules that wait for one another.
 var ErrCycle = errors.New("modules depend on one another")
 
-// maxDepth bounds the length of a chain of dependencies.
-const maxDepth = 64
+const (
+	// maxDepth bounds the length of a chain of dependencies.
+	maxDepth = 64
+	// maxOrder bounds how many modules are loaded for one. Of Debian's none takes
+	// more than 27.
+	maxOrder = 256
+)
 
 // Set is a set of modules in which names and aliases can be looked up.
 type Set struct {
 	byName  map[string]Module
-	byAlias map[string][]string
+	byAlias map[string]string // the first module, by name
 	builtin map[string]bool
 }
 
 // NewSet returns an empty set.
 func NewSet() *Set {
-	return &Set{byName: map[string]Module{}, byAlias: map[string][]string{}, builtin: map[string]bool{}}
+	return &Set{byName: map[string]Module{}, byAlias: map[string]string{}, builtin: map[string]bool{}}
 }
 
 // Add adds a module; a second one of the same name is ignored.
@@ -33,7 +39,10 @@ func (s *Set) Add(m Module) {
 	}
 	s.byName[m.Name] = m
 	for _, a := range m.Aliases {
-		s.byAlias[Canonical(a)] = append(s.byAlias[Canonical(a)], m.Name)
+		a = Canonical(a)
+		if first, ok := s.byAlias[a]; !ok || m.Name < first {
+			s.byAlias[a] = m.Name
+		}
 	}
 }
 
@@ -64,12 +73,12 @@ func (s *Set) All() []Module {
 // Order returns the modules called names and all that they depend on, in an order
 // in which they can be loaded, nearest to the order of names. Names that are built
 // in, or that nobody provides, are left out. What a module of the set depends on must
-// be there or built in: ErrMissing otherwise.
-func (s *Set) Order(names ...string) ([]Module, error) {
+// be there or built in: ErrMissing otherwise. It is ErrMalformed if there are too many.
+func (s *Set) Order(ctx context.Context, names ...string) ([]Module, error) {
 	o := ordering{set: s, done: map[string]bool{}, open: map[string]bool{}}
 	for _, name := range names {
 		if m, ok := s.Lookup(name); ok {
-			if err := o.visit(m, 0); err != nil {
+			if err := o.visit(ctx, m, 0); err != nil {
 				return nil, err
 			}
 		}
@@ -121,9 +130,9 @@ type ordering struct {
 	order      []Module
 }
 
-func (o *ordering) visit(m Module, depth int) error {
-	if o.done[m.Name] {
-		return nil
+func (o *ordering) visit(ctx context.Context, m Module, depth int) error {
+	if err := ctx.Err(); err != nil || o.done[m.Name] {
+		return err
 	}
 	if o.open[m.Name] || depth > maxDepth {
 		return fmt.Errorf("%w: %s", ErrCycle, m.Name)
@@ -131,19 +140,22 @@ func (o *ordering) visit(m Module, depth int) error {
 	o.open[m.Name] = true
 	defer delete(o.open, m.Name)
 	for _, d := range m.Depends {
-		if err := o.need(m, d, depth); err != nil {
+		if err := o.need(ctx, m, d, depth); err != nil {
 			return err
 		}
 	}
 	for _, alias := range m.Before {
-		if err := o.wish(alias, depth); err != nil {
+		if err := o.wish(ctx, alias, depth); err != nil {
 			return err
 		}
+	}
+	if len(o.order) == maxOrder {
+		return fmt.Errorf("%w: more than %d modules depend on one another", ErrMalformed, maxOrder)
 	}
 	o.done[m.Name] = true
 	o.order = append(o.order, m)
 	for _, alias := range m.After {
-		if err := o.wish(alias, depth); err != nil {
+		if err := o.wish(ctx, alias, depth); err != nil {
 			return err
 		}
 	}
@@ -151,7 +163,7 @@ func (o *ordering) visit(m Module, depth int) error {
 }
 
 // need visits a module without which m cannot be loaded.
-func (o *ordering) need(m Module, name string, depth int) error {
+func (o *ordering) need(ctx context.Context, m Module, name string, depth int) error {
 	if o.set.builtin[name] {
 		return nil
 	}
@@ -159,19 +171,19 @@ func (o *ordering) need(m Module, name string, depth int) error {
 	if !ok {
 		return fmt.Errorf("%w: %s, needed by %s", ErrMissing, name, m.Name)
 	}
-	return o.visit(d, depth+1)
+	return o.visit(ctx, d, depth+1)
 }
 
 // wish visits the module that best provides a soft dependency, if there is one:
 // the one of that name, else the generic one of several (crc32c has a generic
 // implementation, and others that only some processors can load), else the first.
 // One that is being visited already is not waited for.
-func (o *ordering) wish(alias string, depth int) error {
+func (o *ordering) wish(ctx context.Context, alias string, depth int) error {
 	m, ok := o.set.provider(alias)
 	if !ok || o.open[m.Name] {
 		return nil
 	}
-	if err := o.visit(m, depth+1); !errors.Is(err, ErrMissing) {
+	if err := o.visit(ctx, m, depth+1); !errors.Is(err, ErrMissing) {
 		return err
 	}
 	return nil
@@ -186,8 +198,6 @@ func (s *Set) provider(alias string) (Module, bool) {
 			return m, true
 		}
 	}
-	if providers := s.byAlias[alias]; len(providers) > 0 {
-		return s.byName[slices.Min(providers)], true
-	}
-	return Module{}, false
+	first, ok := s.byAlias[alias]
+	return s.byName[first], ok
 }
