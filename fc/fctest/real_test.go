@@ -2,6 +2,7 @@ package fctest_test
 
 import (
 	"bytes"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,10 +11,11 @@ import (
 
 	"banger/fc/fctest"
 	"banger/fc/kvm"
+	"banger/testdata/assets"
 )
 
 // TestConformOfFirecracker asks the table of the real one: it is what the other two are
-// measured by. BANGER_FIRECRACKER names the binary, BANGER_TEST_KERNEL an imported kernel.
+// measured by. BANGER_FIRECRACKER names the binary.
 func TestConformOfFirecracker(t *testing.T) {
 	binary := os.Getenv("BANGER_FIRECRACKER")
 	if binary == "" {
@@ -22,10 +24,7 @@ func TestConformOfFirecracker(t *testing.T) {
 	if r := kvm.Probe(t.Context()); r.State != kvm.Usable {
 		t.Skipf("needs KVM, which is %s: %s", r.State, r.Detail)
 	}
-	kernel := filepath.Join(os.Getenv("BANGER_TEST_KERNEL"), "vmlinux")
-	if _, err := os.Stat(kernel); err != nil {
-		t.Skipf("needs an imported kernel in BANGER_TEST_KERNEL: %v", err)
-	}
+	kernel := filepath.Join(assets.Kernel(t), "vmlinux")
 	dir := t.TempDir()
 	disk := filepath.Join(dir, "disk")
 	if err := os.WriteFile(disk, make([]byte, 1<<20), 0o600); err != nil {
@@ -45,9 +44,14 @@ func TestConformOfFirecracker(t *testing.T) {
 			t.Logf("console:\n%s", &console)
 		}
 	})
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if _, err := os.Stat(socket); err == nil {
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			conn.Close()
 			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
 		}
 	}
 	fctest.Conform(t, fctest.Target{

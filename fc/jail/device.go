@@ -41,9 +41,23 @@ func (p *plan) keepDevices() error {
 		if !f.Device {
 			continue
 		}
+		if p.Jailer {
+			if err := keepAsInput(p.fds[firstAt+i]); err != nil {
+				return fmt.Errorf("keep /%s open: %v", f.Target, err)
+			}
+			continue
+		}
 		if _, err := unix.FcntlInt(uintptr(p.fds[firstAt+i]), unix.F_SETFD, 0); err != nil {
 			return fmt.Errorf("keep /%s open: %v", f.Target, err)
 		}
 	}
 	return nil
+}
+
+// keepAsInput makes a device the standard input, from which nothing can be read.
+func keepAsInput(fd int) error {
+	if _, err := unix.Seek(fd, 0, unix.SEEK_END); err != nil {
+		return err
+	}
+	return unix.Dup3(fd, 0, 0)
 }

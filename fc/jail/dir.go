@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dir is a jail directory: the record, and the run directory that the VMM sees as /run.
+// dir is a jail directory: the record, and the run directory that the VMM sees as RunPath.
 //
 //	PARENT/ID-RANDOM/             root, 0700: nobody else gets past here by a path
 //	PARENT/ID-RANDOM/record.json

@@ -15,7 +15,7 @@
 //	                                       leave the mount namespace
 //	                                       build the root, pivot, drop rights
 //	end of file: it runs           <-----  exec (descriptor 3 closes itself)
-//	wait for /run/api.sock (inotify)       VMM is pid 1 of its namespace
+//	wait for /run/vmm/api.sock             VMM is pid 1 of its namespace
 //	give the socket to its owner
 //
 // The first step knows nothing of the VM, and takes as long as all others of the
@@ -25,7 +25,7 @@
 //
 // What the VMM sees: an own root on tmpfs, read-only, with /vmm (its binary),
 // /kernel, /initrd, /disk0 and so on, /dev with seven nodes at most, /proc of its
-// own pid namespace and /run, which is the only place it can create files in.
+// own pid namespace and /run/vmm, which is the only place it can create files in.
 // Names inside are always the same; everything that the host named came in as a
 // descriptor. The kernel must be 5.12 or later (mount_setattr).
 package jail

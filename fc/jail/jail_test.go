@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,6 +25,12 @@ func TestMain(m *testing.M) {
 		os.Exit(Stage(os.Args[1:]))
 	case "fake-vmm":
 		fakeVMM(os.Args[1:])
+	case BinaryPath: // started by the jailer, which has eight arguments of its own
+		fakeVMM(os.Args[9:])
+	case "jailer":
+		runtime.LockOSThread()
+		fmt.Println(fakeJailer(os.Args[1:]))
+		os.Exit(1)
 	case "fake-keeper":
 		fakeKeeper(os.Args[1:])
 	case "fake-owner":
@@ -54,6 +61,7 @@ type view struct {
 	Groups            []int
 	CapEff, NoNewPriv string
 	CapBnd            string
+	Capabilities      [3]uint64 // effective, permitted, inheritable
 	Root, Dev, FDs    []string
 	RootWrite         string
 	DiskWrite         string
@@ -66,6 +74,7 @@ type view struct {
 	Umask             int
 	Mounts            []string
 	Tun, Null         string
+	Input             string // what reading the standard input comes to
 }
 
 // fakeVMM behaves as its arguments say: it listens on the API socket and answers
@@ -105,7 +114,7 @@ func fakeVMM(args []string) {
 	if mode == "plant" {
 		plant()
 	}
-	if _, err := net.Listen("unix", VsockSocket); err != nil {
+	if _, err := net.Listen("unix", RunPath+"/"+vsockName); err != nil {
 		fmt.Println(err)
 	}
 	l, err := net.Listen("unix", APISocket)
@@ -131,7 +140,7 @@ func fakeVMM(args []string) {
 				return
 			}
 			if strings.HasPrefix(string(b[:n]), "dial ") {
-				g, err := net.Dial("unix", VsockSocket+"_"+strings.Fields(string(b[:n]))[1])
+				g, err := net.Dial("unix", RunPath+"/"+vsockName+"_"+strings.Fields(string(b[:n]))[1])
 				if err != nil {
 					fmt.Fprint(c, err)
 					return
@@ -160,6 +169,16 @@ func look() view {
 			v.NoNewPriv = val
 		}
 	}
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if err := unix.Capget(&head, &sets[0]); err != nil {
+		fmt.Println(err)
+	}
+	for i, set := range sets {
+		v.Capabilities[0] |= uint64(set.Effective) << (32 * i)
+		v.Capabilities[1] |= uint64(set.Permitted) << (32 * i)
+		v.Capabilities[2] |= uint64(set.Inheritable) << (32 * i)
+	}
 	v.Root, v.Dev = list("/"), list("/dev")
 	v.RootWrite = errText(os.WriteFile("/x", nil, 0o600))
 	v.DiskWrite = errText(writeAt(DiskPath(0), "written by the VMM"))
@@ -169,7 +188,7 @@ func look() view {
 	v.Kernel = string(k)
 	v.Hostname, _ = os.Hostname()
 	v.Session, _ = unix.Getsid(0)
-	for _, which := range []int{unix.RLIMIT_NOFILE, unix.RLIMIT_FSIZE, unix.RLIMIT_NPROC, unix.RLIMIT_CORE} {
+	for _, which := range []int{unix.RLIMIT_NOFILE, unix.RLIMIT_FSIZE, unix.RLIMIT_CORE} {
 		var l unix.Rlimit
 		unix.Getrlimit(which, &l)
 		v.Limits = append(v.Limits, l.Max)
@@ -182,6 +201,8 @@ func look() view {
 	}
 	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 	f.Close()
+	_, readErr := os.Stdin.Read(make([]byte, 1))
+	v.Input = errText(readErr)
 	v.Tun, v.Null = errText(err), errText(writeAt("/dev/null", "x"))
 	return v
 }
@@ -317,20 +338,20 @@ func fakeOwner() {
 
 // plant leaves in /run what makes removing dangerous or tedious. It runs as the VM.
 func plant() {
-	os.Symlink("/etc", "/run/etc")
-	os.Symlink("../../../outside", "/run/outside")
-	os.Symlink("/proc/1/root", "/run/root")
-	os.Link("/run/etc", "/run/hard")
-	unix.Mkfifo("/run/fifo", 0o600)
-	os.Mkdir("/run/locked", 0o000)
-	os.Mkdir("/run/.1", 0o700) // a name that the removal itself gives
-	os.WriteFile("/run/.2", nil, 0o600)
+	os.Symlink("/etc", RunPath+"/etc")
+	os.Symlink("../../../outside", RunPath+"/outside")
+	os.Symlink("/proc/1/root", RunPath+"/root")
+	os.Link(RunPath+"/etc", RunPath+"/hard")
+	unix.Mkfifo(RunPath+"/fifo", 0o600)
+	os.Mkdir(RunPath+"/locked", 0o000)
+	os.Mkdir(RunPath+"/.1", 0o700) // a name that the removal itself gives
+	os.WriteFile(RunPath+"/.2", nil, 0o600)
 	for i := range 2000 {
-		os.WriteFile(fmt.Sprintf("/run/file%d", i), nil, 0o600)
+		os.WriteFile(fmt.Sprintf(RunPath+"/file%d", i), nil, 0o600)
 	}
 	// Deeper than a path can say, and than descriptors can hold open.
 	at := unix.AT_FDCWD
-	dir := "/run/deep"
+	dir := RunPath + "/deep"
 	for range 1500 {
 		if unix.Mkdirat(at, dir, 0o700) != nil {
 			break

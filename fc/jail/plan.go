@@ -12,8 +12,8 @@ import (
 // maxPlan bounds what the stage reads, and what it may answer.
 const maxPlan = 64 << 10
 
-// maxFiles bounds what a plan describes: run, binary, kernel, initrd and disks.
-const maxFiles = 4 + MaxDisks
+// maxFiles bounds what a plan describes: run, binary, jailer, kernel, initrd and disks.
+const maxFiles = 5 + MaxDisks
 
 // planFD is the only descriptor that the stage is started with, but for three null
 // devices: a SOCK_SEQPACKET socket. The plan comes in, an error goes out.
@@ -33,7 +33,7 @@ type plan struct {
 	Args     []string
 	System   bool
 	KVM      bool
-	Binds    []string
+	Jailer   bool // starts the VMM; both are among Files, and Outer
 	Files    []planFile
 	Limits   Limits
 
@@ -47,6 +47,8 @@ type planFile struct {
 	Dir      bool
 	ReadOnly bool
 	Exec     bool
+	// Outer is beside the jailer's jail, not in it.
+	Outer bool
 	// Device is a block device: it becomes a node, and the VMM inherits it.
 	Device bool
 }

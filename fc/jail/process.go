@@ -136,7 +136,7 @@ func (p *Process) PID() int { return p.record.PID }
 // Pidfd returns the descriptor of the process. It stays the property of p.
 func (p *Process) Pidfd() *os.File { return p.pidfd }
 
-// RunDir returns an O_PATH descriptor of /run in the jail. Whoever has it reaches the
+// RunDir returns an O_PATH descriptor of RunPath in the jail. Whoever has it reaches the
 // sockets in there by /proc/self/fd/N/NAME, as far as their own modes admit him. It
 // stays the property of p. The VMM can put anything there: use O_NOFOLLOW.
 func (p *Process) RunDir() *os.File { return p.dir.run }
@@ -219,6 +219,16 @@ func (p *Process) gone() error {
 	defer cancel()
 	_, err := p.Wait(ctx)
 	return err
+}
+
+// discard ends a process that is of no use, and leaves the directory alone. The error is
+// ErrRunning if it does not go.
+func (p *Process) discard() error {
+	err := p.Kill()
+	if gerr := p.gone(); gerr != nil {
+		err = errors.Join(err, fmt.Errorf("%w: %w", ErrRunning, gerr))
+	}
+	return errors.Join(err, p.closeFiles())
 }
 
 // Release removes the jail of a VMM that has ended and closes all descriptors. It

@@ -148,8 +148,8 @@ func (w *wrecker) flatten(name string) error {
 	return unix.Unlinkat(int(w.root.Fd()), name, unix.AT_REMOVEDIR)
 }
 
-// removeFiles deletes what is no directory in the next lot of entries of f, and returns
-// the names of directories. Nothing returned means that f is empty.
+// removeFiles deletes what is no directory, or an empty one, in the next lot of entries of f,
+// and returns the names of the other directories. Nothing returned means that f is empty.
 func (w *wrecker) removeFiles(f *os.File) ([]string, error) {
 	for {
 		if _, err := f.Seek(0, 0); err != nil {
@@ -169,7 +169,10 @@ func (w *wrecker) removeFiles(f *os.File) ([]string, error) {
 			}
 			err := unix.Unlinkat(int(f.Fd()), name, 0)
 			if err == unix.EISDIR {
-				dirs = append(dirs, name)
+				// An empty one goes at once: there may be very many.
+				if err = unix.Unlinkat(int(f.Fd()), name, unix.AT_REMOVEDIR); err != nil && err != unix.ENOENT {
+					dirs = append(dirs, name)
+				}
 			} else if err != nil && err != unix.ENOENT {
 				return nil, fmt.Errorf("remove %q: %w", name, err)
 			}

@@ -30,7 +30,10 @@ func (e *MissingError) Error() string {
 
 // Hint tells the user what to do about it.
 func (e *MissingError) Hint() string {
-	return fmt.Sprintf("install %s or set %s_bin", e.Name, e.Name)
+	if e.Path != "" {
+		return fmt.Sprintf(`"sudo banger system install --%s FILE" puts one there`, e.Name)
+	}
+	return fmt.Sprintf("install %s where root's PATH finds it", e.Name)
 }
 
 // Unwrap returns the cause; errors.Is(err, fs.ErrNotExist) holds for a missing binary.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -57,28 +58,16 @@ func (p *plan) buildRoot(trees []int) error {
 	if err != nil {
 		return mountError("make mounts private", err)
 	}
-	if err := mountNewRoot(); err != nil {
+	if err := mountNewRoot(rootBytes, unix.MOUNT_ATTR_NOEXEC); err != nil {
 		return err
 	}
 	// From here on the working directory is the new root, and relative names are in it.
-	if err := p.bindSystem(); err != nil {
-		return err
+	if p.Jailer {
+		err = p.fillForJailer(trees)
+	} else {
+		err = p.fill(trees)
 	}
-	for i, f := range p.Files {
-		var err error
-		if f.Device {
-			err = p.makeDiskNode(p.fds[firstAt+i], f.Target)
-		} else {
-			err = place(trees[i], f.Target, f.Dir)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if err := p.makeDev(); err != nil {
-		return err
-	}
-	if err := mountProc(); err != nil {
+	if err != nil {
 		return err
 	}
 	// With both names equal the old root ends up on top of the new one and can be
@@ -99,13 +88,48 @@ func (p *plan) buildRoot(trees []int) error {
 	return nil
 }
 
+// fill makes the VMM's root in the working directory.
+func (p *plan) fill(trees []int) error {
+	if err := p.bindSystem(); err != nil {
+		return err
+	}
+	if err := p.placeFiles(trees, false); err != nil {
+		return err
+	}
+	if err := p.makeDev(); err != nil {
+		return err
+	}
+	return mountProc()
+}
+
+// placeFiles puts those files, outer or not, where they belong in the working directory.
+func (p *plan) placeFiles(trees []int, outer bool) error {
+	for i, f := range p.Files {
+		var err error
+		switch {
+		case f.Outer != outer:
+		case f.Device:
+			err = p.makeDiskNode(p.fds[firstAt+i], f.Target)
+		default:
+			err = place(trees[i], f.Target, f.Dir)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rootBytes is room for names, nodes and mount points.
+const rootBytes = 1 << 20
+
 // mountNewRoot mounts an empty tmpfs over the working directory and enters it.
-func mountNewRoot() error {
+func mountNewRoot(bytes int64, attributes int) error {
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return mountError("open tmpfs", err)
 	}
-	for _, kv := range [][2]string{{"size", "1M"}, {"mode", "0755"}} {
+	for _, kv := range [][2]string{{"size", strconv.FormatInt(bytes, 10)}, {"mode", "0755"}} {
 		if err := unix.FsconfigSetString(fs, kv[0], kv[1]); err != nil {
 			return mountError("set tmpfs "+kv[0], err)
 		}
@@ -113,7 +137,7 @@ func mountNewRoot() error {
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return mountError("create tmpfs", err)
 	}
-	root, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
+	root, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|attributes)
 	if err != nil {
 		return mountError("mount tmpfs", err)
 	}
@@ -126,13 +150,12 @@ func mountNewRoot() error {
 	return nil
 }
 
-// bindSystem shows the host's libraries and the further paths, all read-only.
+// bindSystem shows the host's programs and libraries, read-only.
 func (p *plan) bindSystem() error {
-	paths := p.Binds
-	if p.System {
-		paths = append(systemPaths, p.Binds...)
+	if !p.System {
+		return nil
 	}
-	for _, host := range paths {
+	for _, host := range systemPaths {
 		target := strings.TrimPrefix(host, "/")
 		if link, err := os.Readlink(host); err == nil {
 			if err := parents(target); err != nil {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,71 +14,55 @@ import (
 // apiName is the API socket's name in the run directory.
 const apiName = "api.sock"
 
-// awaitAPI waits until the VMM listens on its API socket and gives it to the owner.
-func (p *Process) awaitAPI(ctx context.Context, s *Spec) error {
-	watch, err := watchDir(p.dir.run)
-	if err != nil {
-		return err
-	}
-	defer watch.Close()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer interrupt(ctx, watch)()
-	var exit sync.WaitGroup
-	exit.Go(func() {
-		select {
-		case <-p.exited:
-			cancel(fmt.Errorf("%w with %s", ErrExited, p.exit))
-		case <-ctx.Done():
-		}
-	})
-	defer func() { cancel(nil); exit.Wait() }()
+// vsockName is the name in there at which the VMM is told to listen for connections to
+// the guest.
+const vsockName = "v.sock"
 
-	events := make([]byte, 4096)
-	for {
-		sock, err := p.openSocket(apiName, p.record.UID)
+// awaitAPI waits until the VMM listens on its API socket, proves that it is the VM's
+// who does, and gives the socket to the owner. It looks again after short sleeps: there
+// is no event for listen(2), and to close an inotify descriptor, which would tell of
+// bind(2), takes the kernel up to 20 ms.
+func (p *Process) awaitAPI(ctx context.Context, s *Spec) error {
+	for pause := 100 * time.Microsecond; ; pause = min(2*pause, time.Millisecond) {
+		sock, err := p.listening()
 		if err == nil {
 			defer sock.Close()
-			return p.awaitListen(ctx, sock, s)
+			if s.Shared {
+				return giveSocket(sock, s.OwnerUID, os.Getegid(), 0o660)
+			}
+			return giveSocket(sock, s.OwnerUID, s.OwnerGID, 0o600)
 		}
-		if !errors.Is(err, os.ErrNotExist) {
+		if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ECONNREFUSED) {
 			return err
 		}
-		if _, err := watch.Read(events); err != nil {
-			if ctx.Err() != nil {
-				return fmt.Errorf("wait for API socket: %w", waitError(ctx))
-			}
-			return fmt.Errorf("wait for API socket: %v", err)
-		}
-	}
-}
-
-// awaitListen connects until somebody listens, proves that this is the VM's, and gives
-// the socket its mode and owner. There is no event for
-// listen(2), which follows bind(2) at once: hence short sleeps.
-func (p *Process) awaitListen(ctx context.Context, sock *os.File, s *Spec) error {
-	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
-		conn, err := connect(sock)
-		if err == nil {
-			err = p.provePeer(conn)
-			conn.Close()
-			if err != nil {
-				return err
-			}
-			break
-		}
-		if !errors.Is(err, unix.ECONNREFUSED) {
-			return fmt.Errorf("connect to API socket: %w", err)
-		}
 		select {
+		case <-p.exited:
+			return fmt.Errorf("wait for API socket: %w with %s", ErrExited, p.exit)
 		case <-ctx.Done():
 			return fmt.Errorf("wait for API socket: %w", waitError(ctx))
 		case <-time.After(pause):
 		}
 	}
-	if s.Shared {
-		return giveSocket(sock, s.OwnerUID, os.Getegid(), 0o660)
+}
+
+// listening returns the API socket once the VM listens on it.
+func (p *Process) listening() (*os.File, error) {
+	sock, err := p.openSocket(apiName, p.record.UID)
+	if err != nil {
+		return nil, err
 	}
-	return giveSocket(sock, s.OwnerUID, s.OwnerGID, 0o600)
+	conn, err := connect(sock)
+	if err != nil {
+		err = fmt.Errorf("connect to API socket: %w", err)
+	} else {
+		err = p.provePeer(conn)
+		conn.Close()
+	}
+	if err != nil {
+		sock.Close()
+		return nil, err
+	}
+	return sock, nil
 }
 
 // provePeer checks that the listener behind conn has the VM's uid, which only the VMM
@@ -117,7 +100,7 @@ func (p *Process) DialAPI() (*os.File, error) {
 // connects to the vsock socket's name with the port appended. The caller closes it. A
 // socket that is left from an earlier call is replaced.
 func (p *Process) Listen(port uint32) (*os.File, error) {
-	name := fmt.Sprintf("v.sock_%d", port)
+	name := fmt.Sprintf("%s_%d", vsockName, port)
 	dir := int(p.dir.run.Fd())
 	if err := unix.Unlinkat(dir, name, 0); err != nil && err != unix.ENOENT {
 		return nil, fmt.Errorf("remove old socket of port %d: %v", port, err)
@@ -220,18 +203,6 @@ func (p *Process) SendCtrlAltDel(ctx context.Context) error {
 		return fmt.Errorf("send ctrl-alt-del: VMM answered %q", status)
 	}
 	return nil
-}
-
-// watchDir returns a descriptor that is readable when a file has come into dir.
-func watchDir(dir *os.File) (*os.File, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return nil, fmt.Errorf("watch run directory: %v", err)
-	}
-	if _, err := unix.InotifyAddWatch(fd, fdPath(dir), unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_ONLYDIR); err != nil {
-		return nil, errors.Join(fmt.Errorf("watch run directory: %v", err), unix.Close(fd))
-	}
-	return os.NewFile(uintptr(fd), "inotify"), nil
 }
 
 // fdPath names the file behind a descriptor, however long or gone its path is.

@@ -58,7 +58,7 @@ func startStage() (*stage, error) {
 }
 
 // adopt writes the record of what the stage is to become, and returns that. It takes
-// ownership of the process, and the stage is gone after an error.
+// ownership of the process, and the stage is gone after an error that is not ErrRunning.
 func (st *stage) adopt(uid int, d *dir) (*Process, error) {
 	p, err := newProcess(st.pidfd, Record{PID: st.pid, UID: uid, Dir: d.path()}, d, true)
 	if err != nil {
@@ -68,7 +68,7 @@ func (st *stage) adopt(uid int, d *dir) (*Process, error) {
 		err = d.writeRecord(p.record)
 	}
 	if err != nil {
-		return nil, errors.Join(err, p.Kill(), p.gone(), p.closeFiles())
+		return nil, errors.Join(err, p.discard())
 	}
 	return p, nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -13,9 +14,9 @@ const (
 	BinaryPath = "/vmm"
 	KernelPath = "/kernel"
 	InitrdPath = "/initrd"
-	APISocket  = "/run/api.sock"
-	// VsockSocket is where the VMM is told to listen for connections to the guest.
-	VsockSocket = "/run/v.sock"
+	// RunPath is the only directory that the VMM can always write to.
+	RunPath   = "/run/vmm"
+	APISocket = RunPath + "/api.sock"
 )
 
 // DiskPath returns the name of the disk with index i inside the jail.
@@ -45,9 +46,6 @@ type Limits struct {
 	// FileBytes is the size of the largest file that it can write, disks and log
 	// included. There is none by default.
 	FileBytes uint64
-	// Tasks is the number of processes and threads of the VM's uid. There is none
-	// by default.
-	Tasks uint64
 	// MemoryBytes and CPUs are for those who start the VMM in a control group of its
 	// own. Start does not, and leaves them alone.
 	MemoryBytes uint64
@@ -78,11 +76,14 @@ type Spec struct {
 	// Args is the whole argument vector; the first element picks the role of a
 	// binary that has several.
 	Args []string
+	// Jailer is the absolute path of Firecracker's own jailer, which is then what starts
+	// the VMM, in a second jail within this one; empty is none. It takes a Binary
+	// without a dynamic loader, and Args without --id, which is the jailer's to give.
+	// See jailer.go for what is different.
+	Jailer string
 	// System gives the jail the host's /usr and libraries, read-only: for a VMM that
 	// starts other programs. A binary with a dynamic loader gets them anyway.
 	System bool
-	// Binds are further absolute paths of the host to be seen read-only under the same name.
-	Binds []string
 	// KVM gives the jail /dev/kvm if the host has it.
 	KVM bool
 
@@ -115,11 +116,16 @@ func (s *Spec) check() error {
 		return fmt.Errorf("check jail: binary %q is not absolute", s.Binary)
 	case len(s.Args) == 0 || s.Args[0] == "":
 		return errors.New("check jail: no arguments")
+	case s.Jailer != "" && !filepath.IsAbs(s.Jailer):
+		return fmt.Errorf("check jail: jailer %q is not absolute", s.Jailer)
+	case s.Jailer != "" && (s.System || slices.Contains(s.Args, "--id")):
+		return errors.New("check jail: the jailer takes no VMM that needs more of the host, and gives --id itself")
 	case s.Kernel == nil || s.Log == nil:
 		return errors.New("check jail: no kernel or no log")
 	case len(s.Disks) > MaxDisks:
 		return fmt.Errorf("check jail: %d disks, at most %d", len(s.Disks), MaxDisks)
 	}
+	devices := 0
 	for i, d := range s.Disks {
 		if d.File == nil {
 			return fmt.Errorf("check jail: disk %d is missing", i)
@@ -130,11 +136,12 @@ func (s *Spec) check() error {
 		if d.ReadOnly && isBlockDevice(d.File) {
 			return fmt.Errorf("check jail: disk %d is a device, and cannot be read-only", i)
 		}
-	}
-	for _, b := range s.Binds {
-		if !filepath.IsAbs(b) || filepath.Clean(b) != b || b == "/" {
-			return fmt.Errorf("check jail: bad path to bind %q", b)
+		if isBlockDevice(d.File) {
+			devices++
 		}
+	}
+	if s.Jailer != "" && devices > 1 {
+		return errors.New("check jail: the jailer hands one device on, not several")
 	}
 	return nil
 }

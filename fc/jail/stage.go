@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,14 +76,19 @@ func (p *plan) enter() error {
 	if err := p.keepDevices(); err != nil {
 		return err
 	}
-	err = unix.Exec(BinaryPath, p.Args, nil)
+	program, args := BinaryPath, p.Args
+	if p.Jailer {
+		program, args = jailerPath, p.jailerArgs()
+	}
+	err = unix.Exec(program, args, nil)
 	if errors.Is(err, unix.ENOENT) {
 		err = fmt.Errorf("%v (is its loader or interpreter missing in the jail?)", err)
 	}
-	return fmt.Errorf("execute %s: %v", BinaryPath, err)
+	return fmt.Errorf("execute %s: %v", program, err)
 }
 
-// dropRights gives up everything that root has, for good.
+// dropRights gives up everything that root has, for good, but what the jailer needs,
+// if there is one.
 func (p *plan) dropRights() error {
 	limits := []struct {
 		name  string
@@ -90,10 +96,9 @@ func (p *plan) dropRights() error {
 		value uint64
 		given bool
 	}{
-		{"descriptors", unix.RLIMIT_NOFILE, orDefault(p.Limits.Files, 2048), true},
+		{"descriptors", unix.RLIMIT_NOFILE, orDefault(p.Limits.Files, defaultFiles), true},
 		{"core size", unix.RLIMIT_CORE, 0, true},
 		{"file size", unix.RLIMIT_FSIZE, p.Limits.FileBytes, p.Limits.FileBytes != 0},
-		{"tasks", unix.RLIMIT_NPROC, p.Limits.Tasks, p.Limits.Tasks != 0},
 	}
 	for _, l := range limits {
 		if !l.given {
@@ -104,6 +109,9 @@ func (p *plan) dropRights() error {
 		}
 	}
 	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+		if p.Jailer && slices.Contains(jailerCapabilities, c) {
+			continue
+		}
 		// EINVAL: the kernel is older than this capability.
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && err != unix.EINVAL {
 			return fmt.Errorf("drop capability %d: %v", c, err)
@@ -111,10 +119,43 @@ func (p *plan) dropRights() error {
 	}
 	// Directly, and not by the library's calls: those change all threads, which takes
 	// milliseconds, and only this one survives the exec.
-	uid, gid := uintptr(p.UID), uintptr(p.GID)
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); errno != 0 {
 		return fmt.Errorf("drop groups: %v", errno)
 	}
+	become := p.becomeVM
+	if p.Jailer {
+		become = clearInheritable // the jailer does the rest
+	}
+	if err := become(); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("forbid new privileges: %v", err)
+	}
+	// The sockets that the VMM will make are guarded by the jail directory, and must
+	// admit the owner, who reaches them through a descriptor.
+	unix.Umask(0)
+	return nil
+}
+
+// clearInheritable sees to it that no capability is handed down by that set.
+func clearInheritable() error {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	err := unix.Capget(&head, &sets[0])
+	if err == nil {
+		sets[0].Inheritable, sets[1].Inheritable = 0, 0
+		err = unix.Capset(&head, &sets[0])
+	}
+	if err != nil {
+		return fmt.Errorf("clear inheritable capabilities: %v", err)
+	}
+	return nil
+}
+
+// becomeVM takes the VM's ids, and with them no capability.
+func (p *plan) becomeVM() error {
+	uid, gid := uintptr(p.UID), uintptr(p.GID)
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); errno != 0 {
 		return fmt.Errorf("become gid %d: %v", p.GID, errno)
 	}
@@ -127,14 +168,11 @@ func (p *plan) dropRights() error {
 	if err := unix.Capset(&head, &none[0]); err != nil {
 		return fmt.Errorf("clear capabilities: %v", err)
 	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("forbid new privileges: %v", err)
-	}
-	// The sockets that the VMM will make are guarded by the jail directory, and must
-	// admit the owner, who reaches them through a descriptor.
-	unix.Umask(0)
 	return nil
 }
+
+// defaultFiles is the number of descriptors that a VMM may have if nothing is said.
+const defaultFiles = 2048
 
 func orDefault(v, def uint64) uint64 {
 	if v == 0 {

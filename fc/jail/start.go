@@ -14,7 +14,8 @@ import (
 
 // Start makes a jail, starts the VMM in it and returns when the VMM listens on its
 // API socket, which then belongs to the owner with mode 0600. It gives up when ctx is
-// done; after an error nothing is left, neither process nor directory.
+// done; after an error nothing is left, neither process nor directory, unless that is
+// ErrRunning: a process that was killed and hangs in the kernel keeps its jail.
 //
 // The VMM is not tied to the caller: it has a session of its own and outlives it.
 func Start(ctx context.Context, s *Spec) (*Process, error) { return startIn(ctx, s, startStage) }
@@ -29,15 +30,16 @@ func startIn(ctx context.Context, s *Spec, stage func() (*stage, error)) (*Proce
 		return nil, err
 	}
 	p, err := spawn(ctx, s, d, stage)
-	if err != nil {
-		return nil, errors.Join(err, d.remove(), d.close())
+	if err == nil {
+		if err = p.awaitAPI(ctx, s); err == nil {
+			return p, nil
+		}
+		err = errors.Join(fmt.Errorf("start VMM %s: %w%s", s.ID, err, logTail(s.Log)), p.discard())
 	}
-	err = p.awaitAPI(ctx, s)
-	if err != nil {
-		err = fmt.Errorf("start VMM %s: %w%s", s.ID, err, logTail(s.Log))
-		return nil, errors.Join(err, p.Kill(), p.gone(), p.Release())
+	if !errors.Is(err, ErrRunning) { // else Remove is what is left to do, once it is gone
+		err = errors.Join(err, d.remove())
 	}
-	return p, nil
+	return nil, errors.Join(err, d.close())
 }
 
 // spawn brings a stage to the point where it has become the VMM.
@@ -47,7 +49,14 @@ func spawn(ctx context.Context, s *Spec, d *dir, stage func() (*stage, error)) (
 		return nil, fmt.Errorf("open VMM: %w", err)
 	}
 	defer binary.Close()
-	plan, files, err := s.plan(d, binary)
+	var jailer *os.File
+	if s.Jailer != "" {
+		if jailer, err = os.Open(s.Jailer); err != nil {
+			return nil, fmt.Errorf("open jailer: %w", err)
+		}
+		defer jailer.Close()
+	}
+	plan, files, err := s.plan(d, binary, jailer)
 	if err != nil {
 		return nil, err
 	}
@@ -63,16 +72,19 @@ func spawn(ctx context.Context, s *Spec, d *dir, stage func() (*stage, error)) (
 	if err := st.tell(ctx, plan, files); err != nil {
 		// The directory is the caller's to remove: it exists without a process too.
 		err = fmt.Errorf("jail VMM %s: %w", s.ID, err)
-		return nil, errors.Join(err, p.Kill(), p.gone(), p.closeFiles())
+		return nil, errors.Join(err, p.discard())
 	}
 	return p, nil
 }
 
 // plan returns what the stage is told and what it is given. The files remain open.
-func (s *Spec) plan(d *dir, binary *os.File) (*plan, []*os.File, error) {
+func (s *Spec) plan(d *dir, binary, jailer *os.File) (*plan, []*os.File, error) {
 	p := &plan{
 		Hostname: s.ID, UID: s.UID, GID: s.GID, Args: s.Args,
-		System: s.System || dynamic(binary), KVM: s.KVM, Binds: s.Binds, Limits: s.Limits,
+		System: s.System || dynamic(binary), KVM: s.KVM, Jailer: jailer != nil, Limits: s.Limits,
+	}
+	if p.Jailer && p.System {
+		return nil, nil, fmt.Errorf("start by jailer: %s needs a loader of the host, which is not in its jail", s.Binary)
 	}
 	files := []*os.File{logAt: s.Log, rootAt: d.root}
 	var err error
@@ -85,8 +97,11 @@ func (s *Spec) plan(d *dir, binary *os.File) (*plan, []*os.File, error) {
 			err = fmt.Errorf("check /%s: %w", pf.Target, aerr)
 		}
 	}
-	add(d.run, planFile{Target: "run", Dir: true})
-	add(binary, planFile{Target: BinaryPath[1:], ReadOnly: true, Exec: true})
+	add(d.run, planFile{Target: RunPath[1:], Dir: true})
+	add(binary, planFile{Target: BinaryPath[1:], ReadOnly: true, Exec: true, Outer: p.Jailer})
+	if p.Jailer {
+		add(jailer, planFile{Target: jailerPath[1:], ReadOnly: true, Exec: true, Outer: true})
+	}
 	add(s.Kernel, planFile{Target: KernelPath[1:], ReadOnly: true})
 	if s.Initrd != nil {
 		add(s.Initrd, planFile{Target: InitrdPath[1:], ReadOnly: true})

@@ -42,9 +42,12 @@ type Report struct {
 }
 
 // minMIPS is what tells hardware from an instruction emulator in the host's
-// kernel, which does about one; an emulated CPU with virtualization does fifty,
-// hardware thousands.
-const minMIPS = 10
+// kernel, which does one to five; an emulated CPU with virtualization does fifty,
+// hardware thousands. What is between emulatorMIPS and minMIPS is in doubt.
+const (
+	minMIPS      = 10
+	emulatorMIPS = 5
+)
 
 // Probe makes a machine of one CPU, lets it run a loop in 64-bit kernel mode,
 // with the page table changes and exits that a kernel has, and measures. It takes

@@ -157,15 +157,15 @@ func update(vm fc.VMConfig, r fc.Request) (fc.VMConfig, error) {
 		if r.Path != "" {
 			vm.Drives[at].Path = r.Path
 		}
-		vm.Drives[at].RateLimiter = limit(vm.Drives[at].RateLimiter, r.RateLimiter)
+		vm.Drives[at].RateLimiter = MergeLimit(vm.Drives[at].RateLimiter, r.RateLimiter)
 	case fc.NetworkUpdate:
 		at := slices.IndexFunc(vm.Network, func(n fc.NetworkInterface) bool { return n.ID == r.ID })
 		if at < 0 {
 			return vm, errors.New(noDevice)
 		}
 		vm.Network = slices.Clone(vm.Network)
-		vm.Network[at].RxRateLimiter = limit(vm.Network[at].RxRateLimiter, r.RxRateLimiter)
-		vm.Network[at].TxRateLimiter = limit(vm.Network[at].TxRateLimiter, r.TxRateLimiter)
+		vm.Network[at].RxRateLimiter = MergeLimit(vm.Network[at].RxRateLimiter, r.RxRateLimiter)
+		vm.Network[at].TxRateLimiter = MergeLimit(vm.Network[at].TxRateLimiter, r.TxRateLimiter)
 	case fc.BalloonUpdate:
 		if vm.Balloon == nil {
 			return vm, errors.New(noDevice)
@@ -190,8 +190,9 @@ func update(vm fc.VMConfig, r fc.Request) (fc.VMConfig, error) {
 	return vm, nil
 }
 
-// limit is old with the buckets that change names.
-func limit(old, change *fc.RateLimiter) *fc.RateLimiter {
+// MergeLimit is old with the buckets that change names, as Firecracker updates a
+// limiter. Either may be nil.
+func MergeLimit(old, change *fc.RateLimiter) *fc.RateLimiter {
 	if change == nil {
 		return old
 	}
