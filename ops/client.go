@@ -6,15 +6,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Client performs operations at one helper. Each call has a connection of its
-// own, so that calls run side by side and a restarted helper is just the next
-// call's. It is safe for concurrent use and needs no closing.
+// own, so that calls run side by side, and one that a helper leaves without an answer is
+// made once more. It is safe for concurrent use and needs no closing.
 type Client struct {
 	path string
 	slot chan struct{} // one per connection, so that no call meets a full helper
@@ -49,17 +52,11 @@ func (c *Client) roundTrip(ctx context.Context, op *Decl, args any, files []*os.
 	case <-ctx.Done():
 		return nil, fmt.Errorf("helper %s: %w", op.Name, ctx.Err())
 	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unixpacket", c.path)
-	if err != nil {
-		return nil, fmt.Errorf("helper %s: %w", op.Name, err)
+	req := &request{V: Version, ID: id, Op: op.Name, Args: raw}
+	got, err := c.ask(ctx, req, files, op.FilesOut, out)
+	if hungUp(err) && ctx.Err() == nil {
+		got, err = c.ask(ctx, req, files, op.FilesOut, out) // by its id it is the same request
 	}
-	defer conn.Close()
-	uc := conn.(*net.UnixConn)
-	stop := context.AfterFunc(ctx, func() { uc.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-
-	got, err := exchange(uc, &request{V: Version, ID: id, Op: op.Name, Args: raw}, files, op.FilesOut, out)
 	if err != nil && ctx.Err() != nil {
 		return nil, fmt.Errorf("helper %s: %w", op.Name, ctx.Err())
 	}
@@ -74,12 +71,33 @@ func (c *Client) roundTrip(ctx context.Context, op *Decl, args any, files []*os.
 	return got, nil
 }
 
+// hungUp reports whether the helper has ended a connection without an answer: it was
+// killed, perhaps, and is started anew.
+func hungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
+}
+
+// ask makes a connection for one request.
+func (c *Client) ask(ctx context.Context, req *request, files []*os.File, filesOut int, out any) ([]*os.File, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unixpacket", c.path)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	uc := conn.(*net.UnixConn)
+	stop := context.AfterFunc(ctx, func() { uc.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	return exchange(uc, req, files, filesOut, out)
+}
+
 func exchange(conn *net.UnixConn, req *request, files []*os.File, filesOut int, out any) ([]*os.File, error) {
 	if err := send(conn, req, files, MaxRequest); err != nil {
 		return nil, fmt.Errorf("send: %w", err)
 	}
 	data, got, err := receive(conn, MaxReply, MaxFilesOut)
 	if err != nil {
+		closeAll(got)
 		return nil, fmt.Errorf("receive: %w", err)
 	}
 	var rep reply

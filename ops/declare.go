@@ -7,7 +7,7 @@ import (
 
 // Hello tells who answers. It changes nothing.
 var Hello = &Op[None, HelloReply]{Decl{
-	Name: "Hello", Doc: "tell version and network of the helper",
+	Name:   "Hello",
 	Attack: "say it in a version or with fields that nobody knows, or never end",
 	Shown:  []string{"ops TestHostileMessagesAreRefused", "ops TestSilentConnectionsAreDropped"},
 }}
@@ -38,7 +38,7 @@ const KVMUsable = "usable"
 // Inventory returns a memfd with everything on the host that the helper knows
 // as banger's, as JSON.
 var Inventory = &Op[None, None]{Decl{
-	Name: "Inventory", Doc: "list every kernel object that is banger's", FilesOut: 1,
+	Name: "Inventory", FilesOut: 1,
 	Needs:  "CAP_NET_ADMIN",
 	Attack: "learn of objects that are not banger's: the helper sees its own namespace only",
 	Shown:  []string{"netns TestInventorySeesPlantedLeftovers"},
@@ -47,7 +47,7 @@ var Inventory = &Op[None, None]{Decl{
 // Reconcile returns a memfd with a JSON array of [Reservation]: what the helper
 // holds. The daemon releases what it does not know.
 var Reconcile = &Op[None, None]{Decl{
-	Name: "Reconcile", Doc: "list the reservations that the helper holds", FilesOut: 1,
+	Name: "Reconcile", FilesOut: 1,
 	Attack: "learn handles of VMs that are another owner's: there is one owner, and others are turned away",
 	Shown:  []string{"ops TestForeignerIsTurnedAway"},
 }}
@@ -66,7 +66,7 @@ type Reservation struct {
 // that does not run yet. Asked again with the same request id it answers the
 // same.
 var VMReserve = &Op[None, VMReserveReply]{Decl{
-	Name: "VMReserve", Doc: "reserve slot, address and uid for a VM",
+	Name:   "VMReserve",
 	Attack: "take all slots, so that nothing works any more: nothing but his own VMs",
 	Shown:  []string{"personas/helper TestReserveIsLimited", "personas/helper TestReservationsOutliveTheHelper"},
 }}
@@ -90,10 +90,10 @@ type VMReserveReply struct {
 // API socket, a pidfd, the listener for the guest's hello, an O_PATH descriptor
 // of the directory with the VMM's sockets, and the serial log for reading.
 var VMStart = &Op[VMStartArgs, VMStartReply]{Decl{
-	Name: "VMStart", Doc: "start the VMM of a reserved VM", MinFiles: 1, MaxFiles: MaxFilesIn, FilesOut: 5,
-	Needs:  "CAP_NET_ADMIN, CAP_CHOWN, CAP_FOWNER",
-	Attack: "hand over files that are not his, devices, fifos, links, files that change while they are looked at; start a VM twice, or on a disk that another writes; have the device mapper write an image, or believe a store that is none",
-	Shown:  []string{"personas/helper TestDescriptorsThatAreRefused", "personas/helper TestCheckedDescriptorStaysTheFile", "personas/helper TestClaims", "personas/helper TestSnapshotsThatAreRefused", "store/disk/dm TestRefusedLeavesNothing", "store/disk/dm TestFilesChangeWhileOpening", "fc/jail TestJail"},
+	Name: "VMStart", MinFiles: 1, MaxFiles: MaxFilesIn, FilesOut: 5,
+	Needs:  "CAP_NET_ADMIN, CAP_CHOWN, CAP_FOWNER, CAP_KILL",
+	Attack: "hand over files that are not his, devices, fifos, links, files that change while they are looked at, or that nobody answers for; start a VM twice, or on a disk that another writes; have the device mapper write an image, or believe a store that is none",
+	Shown:  []string{"personas/helper TestDescriptorsThatAreRefused", "personas/helper TestCheckedDescriptorStaysTheFile", "personas/helper TestClaims", "personas/helper TestSnapshotsThatAreRefused", "store/disk/dm TestRefusedLeavesNothing", "store/disk/dm TestFilesChangeWhileOpening", "fc/jail TestJail", "netns TestPolicies"},
 }}
 
 // The VMMs that VMStart knows.
@@ -102,7 +102,7 @@ const (
 	QEMU        = "qemu"
 )
 
-// The policies of NetPolicy and VMStart.
+// The policies of VMStart.
 const (
 	NetNone     = "none"
 	NetInternet = "internet"
@@ -156,12 +156,13 @@ func (a VMStartArgs) Validate() error {
 type VMStartReply struct {
 	PID int    `json:"pid"`
 	Tap string `json:"tap"` // empty where the VM has no network
+	MTU int    `json:"mtu"` // of the tap, in bytes; zero where there is none
 }
 
 // VMReconnect gives the descriptors of VMStart for a VM that runs, to a daemon
 // that lost them.
 var VMReconnect = &Op[HandleArgs, VMStartReply]{Decl{
-	Name: "VMReconnect", Doc: "hand out a running VM's descriptors again", FilesOut: 5,
+	Name: "VMReconnect", FilesOut: 5,
 	Attack: "get at a VM by guessing: a handle has 128 random bits",
 	Shown:  []string{"personas/helper TestReserve"},
 }}
@@ -169,8 +170,8 @@ var VMReconnect = &Op[HandleArgs, VMStartReply]{Decl{
 // VMStop kills the VMM, if it still runs, and removes tap and jail. The
 // reservation stays. It returns once the process is gone.
 var VMStop = &Op[HandleArgs, None]{Decl{
-	Name: "VMStop", Doc: "kill a VMM, remove its tap and jail",
-	Needs:  "CAP_NET_ADMIN, CAP_KILL",
+	Name:   "VMStop",
+	Needs:  "CAP_NET_ADMIN, CAP_CHOWN, CAP_FOWNER, CAP_KILL",
 	Attack: "have a process killed that is no VMM: there is no pid to name, and the VMM is known by pidfd",
 	Shown:  []string{"fc/jail TestAdoptProves", "personas/helper TestStopWhileStarting"},
 }}
@@ -178,8 +179,8 @@ var VMStop = &Op[HandleArgs, None]{Decl{
 // VMRelease does what VMStop does and gives up the reservation. A handle that
 // is gone is success.
 var VMRelease = &Op[HandleArgs, None]{Decl{
-	Name: "VMRelease", Doc: "stop a VM and give up its reservation",
-	Needs:  "CAP_NET_ADMIN, CAP_KILL, CAP_CHOWN, CAP_FOWNER",
+	Name:   "VMRelease",
+	Needs:  "CAP_NET_ADMIN, CAP_CHOWN, CAP_FOWNER, CAP_KILL",
 	Attack: "have files removed that a VMM has linked into its jail, or more than there are",
 	Shown:  []string{"fc/jail TestReleasePlanted", "fc/jail TestReleaseCrossesNoMount", "personas/helper TestRacingReleases"},
 }}
@@ -196,7 +197,7 @@ func (a HandleArgs) Validate() error { return checkHandle(a.Handle) }
 // descriptor it only tells whether the digest is there. With one it copies,
 // compares the digest, and publishes.
 var KernelPut = &Op[KernelPutArgs, KernelPutReply]{Decl{
-	Name: "KernelPut", Doc: "keep a kernel or an initrd by digest", MaxFiles: 1,
+	Name: "KernelPut", MaxFiles: 1,
 	Attack: "keep a content under another one's digest, fill the disk, change it afterwards",
 	Shown:  []string{"personas/helper TestKernelThatIsRefusedLeavesNothing", "personas/helper TestKernelOnFullDisk", "personas/helper TestKernelThatIsTooLarge"},
 }}
@@ -214,32 +215,10 @@ type KernelPutReply struct {
 	Have bool `json:"have"`
 }
 
-// NetPolicy changes what a running VM may reach, at once.
-var NetPolicy = &Op[NetPolicyArgs, None]{Decl{
-	Name: "NetPolicy", Doc: "change what a VM may reach",
-	Needs:  "CAP_NET_ADMIN",
-	Attack: "open what separates VMs, or reach the host: there are three policies, and none does",
-	Shown:  []string{"personas/helper TestPolicy", "netns TestPolicies"},
-}}
-
-// NetPolicyArgs names the VM and its new policy.
-type NetPolicyArgs struct {
-	Handle string `json:"handle"`
-	Net    string `json:"net"`
-}
-
-// Validate reports what is malformed.
-func (a NetPolicyArgs) Validate() error {
-	if err := checkHandle(a.Handle); err != nil {
-		return err
-	}
-	return checkNet(a.Net)
-}
-
 // Resolver hands out the bound DNS sockets on the guests' gateway: UDP, then
 // listening TCP.
 var Resolver = &Op[None, None]{Decl{
-	Name: "Resolver", Doc: "hand out the DNS sockets of the guests' gateway", FilesOut: 2,
+	Name: "Resolver", FilesOut: 2,
 	Needs:  "CAP_NET_BIND_SERVICE",
 	Attack: "answer for names that are not his: to his own guests he may say what he likes",
 	Shown:  []string{"personas/daemon/names TestHostAsks"},

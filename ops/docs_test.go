@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -33,9 +34,37 @@ func TestDocs(t *testing.T) {
 	}
 }
 
+// TestPrivileges keeps the table of docs/privileges.md what the declarations say.
+func TestPrivileges(t *testing.T) {
+	text, err := os.ReadFile("../docs/privileges.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	needs := make(map[string][]string)
+	for _, declared := range All() {
+		op := declared.Declaration()
+		for _, capability := range strings.FieldsFunc(op.Needs, func(r rune) bool { return r == ',' || r == ' ' }) {
+			needs[capability] = append(needs[capability], op.Name)
+		}
+	}
+	for _, row := range regexp.MustCompile(`(?m)^\| (CAP_\w+) \|.*\| (.*) \|$`).FindAllStringSubmatch(string(text), -1) {
+		got, want := strings.Split(row[2], ", "), needs[row[1]]
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s is for %v there, and for %v in the declarations", row[1], got, want)
+		}
+		delete(needs, row[1])
+	}
+	if len(needs) > 0 {
+		t.Errorf("missing there are %v", needs)
+	}
+}
+
 // TestShownTestsExist keeps the promise that docs/ops.md makes.
 func TestShownTestsExist(t *testing.T) {
-	for _, op := range All() {
+	for _, declared := range All() {
+		op := declared.Declaration()
 		if op.Attack == "" || len(op.Shown) == 0 {
 			t.Errorf("%s: does not say what an attacker could try, or what shows that he fails", op.Name)
 		}
@@ -104,9 +133,11 @@ What root does for the owner, and nothing else. Made from ops/declare.go by
 A request is one message of at most %d bytes with at most %d descriptors, a reply of at most %d with at
 most %d. What is too long, has unknown, repeated or case-folded keys, the wrong number of
 descriptors, or a field that is malformed, is refused before anything is looked up. Who asks must have the
-owner's uid.
+owner's uid. The scenario testdata/smoke/attacks.txtar attacks each operation on an installed host, with what
+its declaration allows and does not.
 `, MaxRequest, MaxFilesIn, MaxReply, MaxFilesOut)
-	for _, op := range All() {
+	for _, declared := range All() {
+		op := declared.Declaration()
 		d, ok := ops[op.Name]
 		if !ok {
 			t.Fatalf("%s is not declared in declare.go by that name", op.Name)

@@ -43,7 +43,6 @@ type Args interface{ Validate() error }
 // Decl describes an operation apart from its types.
 type Decl struct {
 	Name string // on the wire, unique
-	Doc  string // one sentence for docs and help
 
 	// MinFiles and MaxFiles bound the descriptors in a request, FilesOut is
 	// their number in a reply.
@@ -71,6 +70,22 @@ func (op *Op[A, R]) Call(ctx context.Context, c *Client, args A, files ...*os.Fi
 	return reply, out, err
 }
 
+// Declaration returns what is said of op.
+func (op *Op[A, R]) Declaration() *Decl { return &op.Decl }
+
+// Zero returns arguments without a value in them.
+func (op *Op[A, R]) Zero() Args {
+	var args A
+	return args
+}
+
+// Declared is an operation for those to whom its types are nothing: who serves,
+// documents or attacks all of them.
+type Declared interface {
+	Declaration() *Decl
+	Zero() Args
+}
+
 // None is the arguments or the reply of an operation that has none.
 type None struct{}
 
@@ -86,12 +101,11 @@ const (
 	NotFound    Code = "not-found"   // no such handle or digest
 	Conflict    Code = "conflict"    // the VM's state forbids it now
 	Limit       Code = "limit"       // a quota or the host's space is used up
-	Denied      Code = "denied"      // not the owner
 	Unsupported Code = "unsupported" // unknown operation or version, or the host lacks something
 	Failed      Code = "failed"      // the kernel said no
 )
 
-// Error is how an operation was refused. Nothing was changed by it.
+// Error is how an operation was refused. Nothing was changed by it, unless it has Failed.
 type Error struct {
 	Op       string `json:"-"`
 	Code     Code   `json:"code"`
@@ -119,10 +133,10 @@ func (e *Error) Is(target error) bool {
 // All is every operation that root performs for the owner: the table of
 // contents of banger's privilege. A server refuses to start unless each is
 // bound.
-func All() []*Decl {
-	return []*Decl{
-		&Hello.Decl, &Inventory.Decl, &Reconcile.Decl,
-		&VMReserve.Decl, &VMStart.Decl, &VMReconnect.Decl, &VMStop.Decl, &VMRelease.Decl,
-		&KernelPut.Decl, &NetPolicy.Decl, &Resolver.Decl,
+func All() []Declared {
+	return []Declared{
+		Hello, Inventory, Reconcile,
+		VMReserve, VMStart, VMReconnect, VMStop, VMRelease,
+		KernelPut, Resolver,
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,8 @@ const (
 	maxConns    = 16               // at once
 	idleTimeout = 5 * time.Second  // a connection that says nothing
 	opTimeout   = 60 * time.Second // one operation
+	closeTime   = time.Second / 10 // a connection waits for the end of what came by it
+	maxClosing  = 2 * maxConns     // requests whose descriptors are being closed
 )
 
 // Call is one authorised request, as its handler sees it.
@@ -49,6 +52,8 @@ type Server struct {
 	mu   sync.Mutex
 	busy int       // connections
 	last time.Time // end of the last one
+
+	closing atomic.Int32 // see letGo
 }
 
 // Bind makes handle serve op. The files that handle returns are sent and
@@ -93,8 +98,8 @@ type Listener interface {
 // and returns when the requests that had begun are answered.
 func (s *Server) Serve(ctx context.Context, l Listener) error {
 	for _, op := range All() {
-		if s.bound[op.Name] == nil {
-			return fmt.Errorf("serve operations: %s has no handler", op.Name)
+		if name := op.Declaration().Name; s.bound[name] == nil {
+			return fmt.Errorf("serve operations: %s has no handler", name)
 		}
 	}
 	s.mu.Lock()
@@ -107,6 +112,9 @@ func (s *Server) Serve(ctx context.Context, l Listener) error {
 	for {
 		conn, err := l.AcceptUnix()
 		if ctx.Err() != nil {
+			if err == nil {
+				conn.Close()
+			}
 			return nil
 		}
 		if err != nil {
@@ -154,19 +162,47 @@ func (s *Server) serveConn(ctx context.Context, conn *net.UnixConn) {
 	log := s.Log.With("uid", cred.Uid, "pid", cred.Pid)
 	for ctx.Err() == nil {
 		conn.SetDeadline(time.Now().Add(idleTimeout))
-		data, files, err := receive(conn, MaxRequest, MaxFilesIn)
+		maxFiles := MaxFilesIn
+		if s.closing.Load() >= maxClosing {
+			maxFiles = noFiles
+		}
+		data, files, err := receive(conn, MaxRequest, maxFiles)
 		if err != nil {
+			if maxFiles == noFiles && errors.Is(err, errFiles) {
+				log.Warn("refuse descriptors", "reason", "too many that came before do not close")
+			}
+			s.letGo(files)
 			return
 		}
 		conn.SetDeadline(time.Now().Add(opTimeout + idleTimeout))
 		out, outFiles := s.answer(ctx, log, data, files)
-		closeAll(files)
 		err = send(conn, out, outFiles, MaxReply)
 		closeAll(outFiles)
+		s.letGo(files)
 		if err != nil {
 			log.Warn("send reply", "error", err)
 			return
 		}
+	}
+}
+
+// letGo closes the descriptors of a request. On FUSE that asks its server, who may never
+// answer, and nothing ends the wait: who has waited for long enough goes on without, and
+// [Server.closing] bounds how many there are. Serve does not wait for them either.
+func (s *Server) letGo(files []*os.File) {
+	if len(files) == 0 {
+		return
+	}
+	s.closing.Add(1)
+	closed := make(chan struct{})
+	go func() {
+		defer s.closing.Add(-1)
+		defer close(closed)
+		closeAll(files)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(closeTime):
 	}
 }
 
@@ -228,11 +264,21 @@ func (s *Server) perform(ctx context.Context, req *request, data []byte, files [
 
 // clip keeps an error within a reply.
 func clip(e *Error) *Error {
-	const most = 1500
 	c := *e
-	c.Message = c.Message[:min(len(c.Message), most)]
-	c.HintText = c.HintText[:min(len(c.HintText), most)]
+	c.Message, c.HintText = clipText(c.Message), clipText(c.HintText)
 	return &c
+}
+
+// clipText bounds text as it is in a reply, where a byte may become six.
+func clipText(text string) string {
+	const most = 1500
+	for {
+		encoded, err := json.Marshal(text)
+		if err != nil || len(encoded) <= most {
+			return text
+		}
+		text = text[:len(text)*most/len(encoded)]
+	}
 }
 
 func hint(err error) string {

@@ -22,6 +22,25 @@ import (
 func serve(t *testing.T, change func(*Server)) (string, *logBuffer) {
 	t.Helper()
 	log := &logBuffer{}
+	s := newServer(log, change)
+	path := filepath.Join(t.TempDir(), "helper.sock")
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	return path, log
+}
+
+func newServer(log *logBuffer, change func(*Server)) *Server {
 	s := &Server{Log: slog.New(slog.NewTextHandler(log, nil)), Authorise: func(*unix.Ucred) error { return nil }}
 	nothing := func(context.Context, *Call, None) (None, []*os.File, error) { return None{}, nil, nil }
 	memfd := func(context.Context, *Call, None) (None, []*os.File, error) {
@@ -50,24 +69,8 @@ func serve(t *testing.T, change func(*Server)) (string, *logBuffer) {
 	bindUnbound(s, KernelPut, func(context.Context, *Call, KernelPutArgs) (KernelPutReply, []*os.File, error) {
 		return KernelPutReply{}, nil, nil
 	})
-	bindUnbound(s, NetPolicy, func(context.Context, *Call, NetPolicyArgs) (None, []*os.File, error) { return None{}, nil, nil })
 	bindUnbound(s, Resolver, nothing)
-
-	path := filepath.Join(t.TempDir(), "helper.sock")
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, l) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("serve: %v", err)
-		}
-	})
-	return path, log
+	return s
 }
 
 // logBuffer is a log that is read while it is written.
@@ -258,6 +261,52 @@ func TestCallsWithoutIDHaveTheirOwn(t *testing.T) {
 	}
 }
 
+// A helper that ends before it has answered, to be started anew, is asked once more: for
+// the same.
+func TestRequestWithoutAnswerIsRepeatedOnce(t *testing.T) {
+	for _, dies := range []int{1, 2} {
+		path := filepath.Join(t.TempDir(), "helper.sock")
+		l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var asked []string
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for {
+				conn, err := l.AcceptUnix()
+				if err != nil {
+					return
+				}
+				data, files, err := receive(conn, MaxRequest, MaxFilesIn)
+				if err == nil {
+					asked = append(asked, fmt.Sprintf("%s with %d", data, len(files)))
+				}
+				closeAll(files)
+				if len(asked) > dies {
+					send(conn, &reply{V: Version, OK: []byte(`{"have":true}`)}, nil, MaxReply)
+				}
+				conn.Close()
+			}
+		}()
+		null, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = KernelPut.Call(t.Context(), NewClient(path), KernelPutArgs{Digest: strings.Repeat("a", 64)}, null)
+		null.Close()
+		l.Close()
+		<-done
+		if (err == nil) != (dies == 1) {
+			t.Errorf("it ended %d times: %v", dies, err)
+		}
+		if len(asked) != 2 || asked[0] != asked[1] || !strings.HasSuffix(asked[0], "with 1") {
+			t.Errorf("it ended %d times, and was asked %q", dies, asked)
+		}
+	}
+}
+
 // Abuse 8: a foreigner is turned away before he has said anything.
 func TestForeignerIsTurnedAway(t *testing.T) {
 	path, log := serve(t, func(s *Server) {
@@ -319,6 +368,58 @@ func TestAuditIsOneLine(t *testing.T) {
 	}
 }
 
+// Every refusal has an answer, also of what is longer when it is told.
+func TestLongRefusalIsAnswered(t *testing.T) {
+	path, _ := serve(t, nil)
+	for _, key := range []string{strings.Repeat("<", 1500), strings.Repeat("ü", 1500), strings.Repeat(`\u0001`, 500), strings.Repeat("a", 3000)} {
+		got := ask(t, dial(t, path), []byte(`{"`+key+`":1}`))
+		if !bytes.Contains(got, []byte(`"code":"invalid"`)) {
+			t.Errorf("a key of %d bytes got %d bytes", len(key), len(got))
+		}
+	}
+}
+
+// lastListener accepts one connection when the server ends.
+type lastListener struct {
+	end    func()
+	conn   *net.UnixConn
+	closed chan struct{}
+}
+
+func (l *lastListener) AcceptUnix() (*net.UnixConn, error) {
+	l.end()
+	<-l.closed
+	return l.conn, nil
+}
+
+func (l *lastListener) Close() error {
+	close(l.closed)
+	return nil
+}
+
+func TestConnectionAtTheEndIsClosed(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0])
+	f := os.NewFile(uintptr(pair[1]), "theirs")
+	conn, err := net.FileConn(f)
+	f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	l := &lastListener{end: cancel, conn: conn.(*net.UnixConn), closed: make(chan struct{})}
+	if err := newServer(&logBuffer{}, nil).Serve(ctx, l); err != nil {
+		t.Fatal(err)
+	}
+	unix.SetsockoptTimeval(pair[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1})
+	if n, err := unix.Read(pair[0], make([]byte, 1)); n != 0 || err != nil {
+		t.Errorf("it is still open: %d, %v", n, err)
+	}
+}
+
 func TestServerWithoutAllOperationsRefusesToServe(t *testing.T) {
 	s := &Server{}
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"), Net: "unixpacket"})
@@ -351,8 +452,9 @@ func TestCallEndsWithItsContext(t *testing.T) {
 
 func TestNamesOfOperationsAreUnique(t *testing.T) {
 	seen := map[string]bool{}
-	for _, op := range All() {
-		if seen[op.Name] || op.Doc == "" || op.MaxFiles > MaxFilesIn || op.FilesOut > MaxFilesOut {
+	for _, declared := range All() {
+		op := declared.Declaration()
+		if seen[op.Name] || op.MaxFiles > MaxFilesIn || op.FilesOut > MaxFilesOut {
 			t.Errorf("bad declaration %+v", op)
 		}
 		seen[op.Name] = true

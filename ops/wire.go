@@ -149,30 +149,34 @@ func send(conn *net.UnixConn, v any, files []*os.File, limit int) error {
 	return err
 }
 
+// noFiles is the maxFiles of who cannot even close any: there is no room for them, so
+// that the kernel lets go of them, without a word to who has them.
+const noFiles = -1
+
+// errFiles is a message with more descriptors than are wanted.
+var errFiles = errors.New("more descriptors than are wanted")
+
 // receive reads one message of at most limit bytes and maxFiles descriptors.
-// On any error every descriptor that came along is closed. An orderly end is
+// The caller closes the files, also when there is an error. An orderly end is
 // io.EOF.
 func receive(conn *net.UnixConn, limit, maxFiles int) (data []byte, files []*os.File, err error) {
 	buf := make([]byte, limit+1)
-	oob := make([]byte, unix.CmsgSpace(4*(maxFiles+1)))
+	var oob []byte
+	if maxFiles != noFiles {
+		oob = make([]byte, unix.CmsgSpace(4*(maxFiles+1)))
+	}
 	n, oobn, flags, _, err := conn.ReadMsgUnix(buf, oob)
 	if err != nil {
 		return nil, nil, err
 	}
 	files, err = rights(oob[:oobn])
-	defer func() {
-		if err != nil {
-			closeAll(files)
-			files = nil
-		}
-	}()
 	switch {
 	case err != nil:
 		return nil, files, err
 	case n == 0 && len(files) == 0:
 		return nil, files, io.EOF
-	case flags&unix.MSG_CTRUNC != 0 || len(files) > maxFiles:
-		return nil, files, fmt.Errorf("more than %d descriptors", maxFiles)
+	case flags&unix.MSG_CTRUNC != 0 || len(files) > max(maxFiles, 0):
+		return nil, files, errFiles
 	case flags&unix.MSG_TRUNC != 0 || n > limit:
 		return nil, files, fmt.Errorf("message larger than %d bytes", limit)
 	}
