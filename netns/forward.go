@@ -5,7 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 )
 
 // ipForward makes the host a router. Setting it for the uplink alone is not
@@ -31,7 +35,8 @@ func (n *Namespace) ensureForwarding() error {
 	return writeForwarding(n.host, "1")
 }
 
-// restoreForwarding puts back what ensureForwarding changed.
+// restoreForwarding puts back what ensureForwarding changed, unless somebody has come to
+// rely on it.
 func (n *Namespace) restoreForwarding() error {
 	switch _, err := os.Lstat(n.forwardingRecord()); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -39,10 +44,56 @@ func (n *Namespace) restoreForwarding() error {
 	case err != nil:
 		return fmt.Errorf("read the record of the host's forwarding: %w", err)
 	}
-	if err := writeForwarding(n.host, "0"); err != nil {
+	others, err := n.othersMasquerade()
+	if err != nil {
 		return err
 	}
+	if !others {
+		if err := writeForwarding(n.host, "0"); err != nil {
+			return err
+		}
+	}
 	return os.Remove(n.forwardingRecord())
+}
+
+// othersMasquerade reports whether a rule of the host's that is none of ours gives others
+// its address: it is for packets that the host forwards. Rules that cannot be read may be
+// such ones. Those of the old iptables are not seen.
+func (n *Namespace) othersMasquerade() (bool, error) {
+	c, err := transaction(n.host)
+	if err != nil {
+		return false, err
+	}
+	chains, err := c.ListChains()
+	if err != nil {
+		return false, fmt.Errorf("list the host's chains: %w", edge(err))
+	}
+	ours := n.hostTable()
+	for _, chain := range chains {
+		if chain.Table.Name == ours.Name && chain.Table.Family == ours.Family {
+			continue
+		}
+		rules, err := c.GetRules(chain.Table, chain)
+		if err != nil || slices.ContainsFunc(rules, masquerades) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// masquerades knows nftables' own word, and iptables'.
+func masquerades(r *nftables.Rule) bool {
+	return slices.ContainsFunc(r.Exprs, func(e expr.Any) bool {
+		switch e := e.(type) {
+		case *expr.Masq:
+			return true
+		case *expr.NAT:
+			return e.Type == expr.NATTypeSourceNAT
+		case *expr.Target:
+			return e.Name == "MASQUERADE" || e.Name == "SNAT"
+		}
+		return false
+	})
 }
 
 func readForwarding(host space) (string, error) {

@@ -266,14 +266,14 @@ func TestSetPolicyHoldsForOpenConnections(t *testing.T) {
 		t.FailNow()
 	}
 	must(t, exchange(c, "ping", "ping", patience))
-	must(t, w.n.SetPolicy(t.Context(), 0, None))
+	must(t, w.n.setPolicy(t.Context(), 0, None))
 	if err := exchange(c, "ping", "ping", moment); err == nil {
 		t.Error("an open connection outlived the policy")
 	}
 	barred(t, guest, internetServer, "after none")
-	must(t, w.n.SetPolicy(t.Context(), 0, Full))
+	must(t, w.n.setPolicy(t.Context(), 0, Full))
 	reaches(t, guest, lanServer, "after full")
-	must(t, w.n.SetPolicy(t.Context(), 0, Internet))
+	must(t, w.n.setPolicy(t.Context(), 0, Internet))
 	barred(t, guest, lanServer, "after internet")
 	reaches(t, guest, internetServer, "after internet")
 }

@@ -14,6 +14,7 @@ import (
 
 	"banger/netns/rtnl"
 
+	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 )
 
@@ -61,6 +62,10 @@ type Namespace struct {
 	uplink uint32 // index of the uplink's end on the host; zero where that is not known
 
 	removals sync.WaitGroup // of taps, that the kernel is not done with
+
+	// nftMu is held over a transaction, and guards the field that follows.
+	nftMu sync.Mutex
+	kept  *nftables.Conn // that transact used last; nil if there is none
 }
 
 // Dir is where named network namespaces are mounted, as for ip-netns(8).
@@ -166,9 +171,9 @@ func Open(cfg Config) (*Namespace, error) {
 // removed. The namespace itself stays.
 func (n *Namespace) Close() error {
 	n.removals.Wait()
-	var err error
+	err := n.forgetNFT()
 	if n.rt != nil {
-		err = n.rt.Close()
+		err = errors.Join(err, n.rt.Close())
 	}
 	return errors.Join(err, n.inner.close(), n.host.close())
 }

@@ -14,6 +14,7 @@ import (
 	"banger/netns/rtnl"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 )
 
@@ -52,6 +53,24 @@ func TestEnsureTwiceChangesNothing(t *testing.T) {
 		t.Errorf("removal left (-before +after):\n%s", diff)
 	}
 	must(t, again.Remove(t.Context())) // removing what is gone
+}
+
+// Whoever masquerades by now forwards, too: the host stays a router for him.
+func TestRemoveLeavesForwardingToOthers(t *testing.T) {
+	host, cfg := newHost(t)
+	n := ensure(t, cfg)
+	c, err := transaction(host)
+	must(t, err)
+	other := c.AddTable(&nftables.Table{Name: "nat", Family: nftables.TableFamilyIPv4})
+	rule(c, natChain(c, other), masquerade())
+	must(t, c.Flush())
+	must(t, n.Remove(t.Context()))
+	if now, _ := readForwarding(host); now != "1" {
+		t.Errorf("forwarding is %s", now)
+	}
+	if _, err := os.Lstat(n.forwardingRecord()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("its record: %v", err)
+	}
 }
 
 func TestRemoveRestoresForwarding(t *testing.T) {

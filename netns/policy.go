@@ -179,24 +179,18 @@ func (n *Namespace) masqueradeChain(c *nftables.Conn, t *nftables.Table) {
 	rule(c, chain, to(uplinkName), ipv4(), sourceNet(n.plan.Link()), masquerade())
 }
 
-// SetPolicy changes what the VM in a slot may reach. It holds from the next
+// setPolicy changes what the VM in a slot may reach. It holds from the next
 // packet on, for open connections too.
-func (n *Namespace) SetPolicy(ctx context.Context, slot int, p Policy) error {
+func (n *Namespace) setPolicy(ctx context.Context, slot int, p Policy) error {
 	if err := checkSlot(slot); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	c, err := n.nft()
+	err := n.transact(func(c *nftables.Conn) error { return n.writePolicy(c, slot, p) })
 	if err != nil {
-		return err
-	}
-	if err := n.writePolicy(c, slot, p); err != nil {
-		return err
-	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("set policy of slot %d: %w", slot, edge(err))
+		return fmt.Errorf("set policy of slot %d: %w", slot, err)
 	}
 	return nil
 }

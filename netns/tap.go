@@ -13,6 +13,7 @@ import (
 
 	"banger/netns/rtnl"
 
+	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 )
 
@@ -181,15 +182,10 @@ func (n *Namespace) plugTap(t Tap) error {
 
 // applyRules writes the filter and the policy in one transaction.
 func (n *Namespace) applyRules(t Tap) error {
-	c, err := n.nft()
-	if err != nil {
-		return err
-	}
-	n.writeFilter(c, t.Slot)
-	if err := n.writePolicy(c, t.Slot, t.Policy); err != nil {
-		return err
-	}
-	return c.Flush()
+	return n.transact(func(c *nftables.Conn) error {
+		n.writeFilter(c, t.Slot)
+		return n.writePolicy(c, t.Slot, t.Policy)
+	})
 }
 
 // RemoveTap removes the device of the VM in a slot, its filter and its policy.
@@ -199,7 +195,7 @@ func (n *Namespace) RemoveTap(ctx context.Context, slot int) error {
 	if err := checkSlot(slot); err != nil {
 		return err
 	}
-	if err := n.SetPolicy(ctx, slot, None); err != nil {
+	if err := n.setPolicy(ctx, slot, None); err != nil {
 		return err
 	}
 	l, err := n.rt.Link(tapName(slot))
@@ -215,13 +211,9 @@ func (n *Namespace) RemoveTap(ctx context.Context, slot int) error {
 	if err := gone(n.rt.DeleteNeighbour(n.bridge, n.plan.Guest(slot))); err != nil {
 		return fmt.Errorf("remove neighbour of tap %q: %w", tapName(slot), err)
 	}
-	c, err := n.nft()
+	err = n.transact(func(c *nftables.Conn) error { n.eraseFilter(c, slot); return nil })
 	if err != nil {
-		return err
-	}
-	n.eraseFilter(c, slot)
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("remove filter of tap %q: %w", tapName(slot), edge(err))
+		return fmt.Errorf("remove filter of tap %q: %w", tapName(slot), err)
 	}
 	return nil
 }
