@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -65,6 +66,27 @@ func (o *Options) findOwner(h *host, old layout.Owner) (layout.Owner, error) {
 }
 
 const nobody = 65534
+
+// checkAge refuses to put an older binary in the place of a newer one.
+func (o *Options) checkAge(old *layout.Record) error {
+	if o.AllowDowngrade || !older(o.Build.Built, old.Built) {
+		return nil
+	}
+	return fmt.Errorf("%w: this is %s of %s, and %s of %s is installed, as %s: --allow-downgrade of \"system install\" goes back",
+		ErrRefused, o.Build.Version, o.Build.Built, old.Version, old.Built, layout.Binary(old.Prefix))
+}
+
+// older reports whether a build is older than another, by the times that they say
+// of themselves. Versions have no order: they are tags, commits and "devel". A
+// build that does not know its time is not older.
+func older(built, than string) bool {
+	a, err := time.Parse(time.RFC3339, built)
+	if err != nil {
+		return false
+	}
+	b, err := time.Parse(time.RFC3339, than)
+	return err == nil && a.Before(b)
+}
 
 // firstUserID is UID_MIN of login.defs(5), 1000 where that says nothing.
 func firstUserID(path string) int {

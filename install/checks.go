@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,12 +23,13 @@ import (
 // mend is what helps against most of what can be found.
 const mend = `"sudo banger doctor --fix" puts it in order; VMs run on`
 
-// Checks are the doctor's checks of an installation. version is that of the
-// binary that asks.
-func Checks(r layout.Record, version string) []doctor.Check {
+// Checks are the doctor's checks of an installation. asks is the binary that asks,
+// and services asks those that run for their versions, by name.
+func Checks(r layout.Record, asks Build, services func(context.Context) (map[string]string, error)) []doctor.Check {
 	s := site{record: &r}
 	return []doctor.Check{
-		{Name: "version", Run: func(context.Context) doctor.Result { return s.version(version) }},
+		{Name: "version", Run: func(context.Context) doctor.Result { return s.version(asks) }},
+		{Name: "services", Run: func(ctx context.Context) doctor.Result { return s.services(services(ctx)) }},
 		{Name: "files", Run: s.files},
 		{Name: "overrides", Run: s.overrides},
 		{Name: "ownership", Run: s.ownership},
@@ -35,6 +38,7 @@ func Checks(r layout.Record, version string) []doctor.Check {
 		{Name: "installed vmm", Run: s.firecracker},
 		{Name: "names", Run: s.names},
 		{Name: "udev", Run: s.udev},
+		{Name: "lvm", Run: s.lvm},
 	}
 }
 
@@ -47,14 +51,37 @@ type site struct {
 func (s site) path(p string) string { return filepath.Join(s.root, p) }
 
 // version compares the binary that asks with the one that is installed.
-func (s site) version(running string) doctor.Result {
-	if running == s.record.Version {
-		return doctor.Result{Status: doctor.OK, Detail: running + ", which is installed"}
+func (s site) version(asks Build) doctor.Result {
+	r := s.record
+	switch {
+	case asks.Version == r.Version && asks.Built == r.Built:
+		return doctor.Result{Status: doctor.OK, Detail: asks.Version + ", which is installed"}
+	case older(asks.Built, r.Built):
+		return doctor.Result{
+			Status: doctor.Warn, Detail: fmt.Sprintf("this is %s, older than %s, which is installed", asks.Version, r.Version),
+			Hint: "use " + layout.Binary(r.Prefix),
+		}
 	}
 	return doctor.Result{
-		Status: doctor.Warn, Detail: fmt.Sprintf("this is %s, and %s is installed", running, s.record.Version),
+		Status: doctor.Warn, Detail: fmt.Sprintf("this is %s, and %s is installed", asks.Version, r.Version),
 		Hint: `"sudo banger system install" with the newer one upgrades`,
 	}
+}
+
+// services compares what runs with what is installed.
+func (s site) services(versions map[string]string, err error) doctor.Result {
+	if err != nil {
+		return doctor.Result{Status: doctor.Info, Detail: "not asked: " + err.Error(), Hint: "run this as root, or as " + s.record.Owner.Name}
+	}
+	for _, name := range slices.Sorted(maps.Keys(versions)) {
+		if v := versions[name]; v != s.record.Version {
+			return doctor.Result{
+				Status: doctor.Fail, Detail: fmt.Sprintf("%s runs as %s, and %s is installed", name, v, s.record.Version),
+				Hint: `"sudo banger system restart" starts what is installed; VMs run on`,
+			}
+		}
+	}
+	return doctor.Result{Status: doctor.OK, Detail: "both run as " + s.record.Version}
 }
 
 // files compares what the installer has written with what it would write.
@@ -154,22 +181,42 @@ func (s site) units(ctx context.Context) doctor.Result {
 	return doctor.Result{Status: doctor.OK, Detail: fmt.Sprintf("%d units are active", len(units))}
 }
 
-// firecracker compares the copy with what was recorded of it.
+// firecracker compares the copies with what was recorded of them.
 func (s site) firecracker(context.Context) doctor.Result {
-	p := s.record.Firecracker
+	p, jailer := s.record.Firecracker, s.record.Jailer
 	if p.Path == "" {
-		return doctor.Result{Status: doctor.OK, Detail: "none is pinned: the one of PATH is used"}
+		return doctor.Result{Status: doctor.Info, Detail: "no Firecracker: VMs run in QEMU", Hint: `"sudo banger system install --firecracker PATH" copies one`}
 	}
+	if r := s.asRecorded(p, "--firecracker"); r.Status != doctor.OK {
+		return r
+	}
+	if jailer.Path == "" {
+		return doctor.Result{Status: doctor.OK, Detail: fmt.Sprintf("Firecracker %s, with the digest that was recorded", p.Version)}
+	}
+	if r := s.asRecorded(jailer, "--jailer"); r.Status != doctor.OK {
+		return r
+	}
+	if p.Version != jailer.Version {
+		return doctor.Result{
+			Status: doctor.Fail, Detail: fmt.Sprintf("Firecracker is %s, and its jailer %s", p.Version, jailer.Version),
+			Hint: "\"sudo banger system install --firecracker PATH --jailer PATH\" copies two of one version",
+		}
+	}
+	return doctor.Result{Status: doctor.OK, Detail: fmt.Sprintf("Firecracker and jailer %s, with the digests that were recorded", p.Version)}
+}
+
+// asRecorded compares one program, which option copies.
+func (s site) asRecorded(p layout.Program, option string) doctor.Result {
+	again := fmt.Sprintf("\"sudo banger system install %s PATH\" copies it again", option)
 	f, err := os.Open(s.path(p.Path))
 	if err != nil {
-		return doctor.Result{Status: doctor.Fail, Detail: err.Error(), Hint: "\"sudo banger system install --firecracker PATH\" copies it again"}
+		return doctor.Result{Status: doctor.Fail, Detail: err.Error(), Hint: again}
 	}
 	defer f.Close()
-	got, err := digest(f)
-	if err != nil || got != p.SHA256 {
-		return doctor.Result{Status: doctor.Fail, Detail: p.Path + " is not what was installed", Hint: "find out who has changed it; \"sudo banger system install --firecracker PATH\" copies it again"}
+	if got, err := digest(f); err != nil || got != p.SHA256 {
+		return doctor.Result{Status: doctor.Fail, Detail: p.Path + " is not what was installed", Hint: "find out who has changed it; " + again}
 	}
-	return doctor.Result{Status: doctor.OK, Detail: fmt.Sprintf("Firecracker %s, with the digest that was recorded", p.Version)}
+	return doctor.Result{Status: doctor.OK}
 }
 
 // probeName is a name that bangerd always answers, with the gateway's address; no

@@ -1,6 +1,7 @@
 package install
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,7 +17,7 @@ func installedSite(t *testing.T) site {
 	root := t.TempDir()
 	scripts = t.TempDir()
 	o := options(root)
-	o.Firecracker = script("Firecracker v1.15.1")
+	o.Firecracker, o.Jailer = script("Firecracker v1.15.1"), script("Jailer v1.15.1")
 	if err := Install(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
@@ -36,10 +37,26 @@ func TestChecks(t *testing.T) {
 		says  string
 	}{
 		"version": {
-			func(s site) doctor.Result { return s.version("v1") }, nil, doctor.OK, "v1",
+			func(s site) doctor.Result { return s.version(options("").Build) }, nil, doctor.OK, "v1",
 		},
 		"another version": {
-			func(s site) doctor.Result { return s.version("v2") }, nil, doctor.Warn, "v1 is installed",
+			func(s site) doctor.Result { return s.version(Build{Version: "v2", Built: "2026-03-01T00:00:00Z"}) }, nil, doctor.Warn, "v1 is installed",
+		},
+		"older": {
+			func(s site) doctor.Result { return s.version(Build{Version: "v0", Built: "2026-01-01T00:00:00Z"}) }, nil, doctor.Warn, "older than v1",
+		},
+		"services": {
+			func(s site) doctor.Result {
+				return s.services(map[string]string{"bangerd": "v1", "banger-helper": "v1"}, nil)
+			}, nil, doctor.OK, "both",
+		},
+		"service that was not restarted": {
+			func(s site) doctor.Result {
+				return s.services(map[string]string{"bangerd": "v1", "banger-helper": "v0"}, nil)
+			}, nil, doctor.Fail, "banger-helper runs as v0",
+		},
+		"services that do not answer": {
+			func(s site) doctor.Result { return s.services(nil, errors.New("permission denied")) }, nil, doctor.Info, "not asked",
 		},
 		"files": {
 			func(s site) doctor.Result { return s.files(t.Context()) },
@@ -66,8 +83,19 @@ func TestChecks(t *testing.T) {
 		},
 		"Firecracker": {
 			func(s site) doctor.Result { return s.firecracker(t.Context()) },
-			func(root string) error { return os.WriteFile(root+firecrackerPath, []byte("evil"), 0o755) },
+			func(root string) error { return os.WriteFile(root+layout.Firecracker, []byte("evil"), 0o755) },
 			doctor.Fail, "not what was installed",
+		},
+		"jailer": {
+			func(s site) doctor.Result { return s.firecracker(t.Context()) },
+			func(root string) error { return os.WriteFile(root+layout.Jailer, []byte("evil"), 0o755) },
+			doctor.Fail, "jailer is not what was installed",
+		},
+		"another jailer": {
+			func(s site) doctor.Result {
+				s.record.Jailer.Version = "1.16.0"
+				return s.firecracker(t.Context())
+			}, nil, doctor.Fail, "is 1.15.1, and its jailer 1.16.0",
 		},
 		"sockets": {
 			func(s site) doctor.Result { return s.sockets(t.Context()) }, nil, doctor.Fail, "bangerd.sock",

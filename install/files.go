@@ -25,6 +25,7 @@ const TmpfilesConf = "/etc/tmpfiles.d/banger.conf"
 var files = []struct{ source, path string }{
 	{"banger-net.service", layout.UnitDir + "/" + layout.NetService},
 	{"banger-net-watch.service", layout.UnitDir + "/" + layout.NetWatch},
+	{"run-banger-helper.mount", layout.UnitDir + "/" + layout.HelperMount},
 	{"banger-helper.socket", layout.UnitDir + "/" + layout.HelperSocket},
 	{"banger-helper.service", layout.UnitDir + "/" + layout.HelperService},
 	{"bangerd.socket", layout.UnitDir + "/" + layout.DaemonSocket},

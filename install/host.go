@@ -164,7 +164,8 @@ func (h *host) remove(path string) error {
 	return nil
 }
 
-// removeTree removes a directory with all that is in it.
+// removeTree removes a directory with all that is in it. One that is a file system
+// of its own is emptied, and given back to root.
 func (h *host) removeTree(path string) error {
 	if _, err := os.Lstat(h.path(path)); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -172,7 +173,12 @@ func (h *host) removeTree(path string) error {
 	if h.say("remove %s and all in it", path) {
 		return nil
 	}
-	if err := os.RemoveAll(h.path(path)); err != nil {
+	err := os.RemoveAll(h.path(path))
+	if names, readErr := os.ReadDir(h.path(path)); errors.Is(err, unix.EBUSY) && readErr == nil && len(names) == 0 {
+		h.say("leave %s, which is empty, and mounted", path)
+		err = errors.Join(os.Chown(h.path(path), 0, 0), os.Chmod(h.path(path), 0o755))
+	}
+	if err != nil {
 		return fmt.Errorf("remove %s: %w", path, err)
 	}
 	return nil
@@ -181,7 +187,7 @@ func (h *host) removeTree(path string) error {
 // removeEmpty removes a directory that nobody needs any more.
 func (h *host) removeEmpty(path string) {
 	if !h.dryRun {
-		_ = os.Remove(h.path(path)) // refused, rightly, when it is not empty
+		_ = unix.Rmdir(h.path(path)) // refused, rightly, when it is not empty, or a link
 	}
 }
 

@@ -38,8 +38,13 @@ type Options struct {
 	Binary string
 	// Firecracker is the path of a binary to copy, or empty.
 	Firecracker string
+	// Jailer is the path of Firecracker's jailer to copy, or empty.
+	Jailer string
 	// Build is the version of the binary.
 	Build Build
+	// AllowDowngrade lets an older binary take the place of a newer one, whose
+	// record it may not even be able to read.
+	AllowDowngrade bool
 	// UIDs are the users of VMs.
 	UIDs layout.UIDs
 	// PlanNetwork chooses the address plan for a host that has none yet.
@@ -69,7 +74,7 @@ func Install(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	remove, err := o.inspectFirecracker(ctx, &record)
+	remove, err := o.inspectVMM(ctx, &record)
 	if err != nil {
 		return err
 	}
@@ -86,7 +91,7 @@ func Install(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	if err := h.copyFirecracker(&o, &record); err != nil {
+	if err := h.copyVMM(&o); err != nil {
 		return err
 	}
 	if err := h.writeFile(layout.Metadata, text, 0o644); err != nil {
@@ -131,15 +136,18 @@ const answerTimeout = 30 * time.Second
 
 // settle checks everything and returns what will be recorded.
 func (o *Options) settle(ctx context.Context, h *host) (layout.Record, error) {
-	old, err := h.installed(o.Owner != "")
+	old, err := h.installed(o.Owner != "", o.AllowDowngrade)
 	if err != nil {
 		return old, err
 	}
+	if err := o.checkAge(&old); err != nil {
+		return old, err
+	}
 	r := layout.Record{
-		Layout: layout.Version, InstalledAt: time.Now().UTC().Truncate(time.Second),
-		Version: o.Build.Version, Commit: o.Build.Commit, Built: o.Build.Built,
+		InstalledAt: time.Now().UTC().Truncate(time.Second),
+		Version:     o.Build.Version, Commit: o.Build.Commit, Built: o.Build.Built,
 		Prefix: first(o.Prefix, old.Prefix, layout.DefaultPrefix), UIDs: o.UIDs,
-		Network: old.Network, Firecracker: old.Firecracker,
+		Network: old.Network, Firecracker: old.Firecracker, Jailer: old.Jailer,
 	}
 	if !filepath.IsAbs(r.Prefix) || filepath.Clean(r.Prefix) != r.Prefix {
 		return r, fmt.Errorf("%w: prefix %q is not a clean absolute path", ErrRefused, r.Prefix)
@@ -170,14 +178,16 @@ func (o *Options) binary() string {
 
 // installed returns the record of an earlier installation, zero if there is none.
 // One that cannot be read counts as none for who knows what it should say: root's
-// own file it must be.
-func (h *host) installed(known bool) (layout.Record, error) {
+// own file it must be, and not a newer banger's, unless older is to replace that.
+func (h *host) installed(known, older bool) (layout.Record, error) {
 	r, err := layout.Load(h.path(layout.Metadata))
 	switch {
 	case err == nil:
 		return r, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return layout.Record{}, nil
+	case errors.Is(err, layout.ErrNewer) && !older:
+		return layout.Record{}, fmt.Errorf("%w: %w, or go back with \"sudo banger system install --owner USER --allow-downgrade\"", ErrRefused, err)
 	case known && !errors.Is(err, layout.ErrForeign):
 		fmt.Fprintf(h.out, "%s cannot be read (%v), and is made anew\n", layout.Metadata, err)
 		return layout.Record{}, nil
@@ -190,6 +200,7 @@ func (h *host) installed(known bool) (layout.Record, error) {
 func (h *host) bringUp(ctx context.Context) error {
 	commands := [][]string{
 		{"systemctl", "daemon-reload"},
+		{"systemctl", "enable", "--now", layout.HelperMount},
 		{"systemd-tmpfiles", "--create", TmpfilesConf},
 		{"systemctl", "restart", "--no-block", "systemd-modules-load.service"},
 		{"udevadm", "control", "--reload"},

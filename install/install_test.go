@@ -8,11 +8,12 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
-	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"banger/install/layout"
 )
@@ -32,7 +33,7 @@ var people = map[string]user.User{
 func options(root string) Options {
 	return Options{
 		Owner: "alice", Root: root, Binary: "/bin/true", Out: new(bytes.Buffer),
-		Build:       Build{Version: "v1", Commit: "abc"},
+		Build:       Build{Version: "v1", Commit: "abc", Built: "2026-02-01T12:00:00+01:00"},
 		UIDs:        layout.UIDs{First: 5000, Count: 100},
 		PlanNetwork: func(context.Context) (netip.Prefix, error) { return netip.MustParsePrefix("10.99.0.0/16"), nil },
 		Run:         func(context.Context, ...string) error { return errors.New("a package starts nothing") },
@@ -135,6 +136,36 @@ func TestInstallAndUninstallBelowRoot(t *testing.T) {
 	}
 }
 
+// A state on a disk of its own is purged as any other; the disk stays mounted.
+func TestPurgeOfMountPoint(t *testing.T) {
+	root := t.TempDir()
+	if err := Install(t.Context(), options(root)); err != nil {
+		t.Fatal(err)
+	}
+	state := filepath.Join(root, layout.OwnerState)
+	if err := os.MkdirAll(state, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", state, "tmpfs", 0, "mode=700,uid=1000,size=1m"); err != nil {
+		t.Skipf("needs the right to mount: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(state, unix.MNT_DETACH) })
+	if err := os.MkdirAll(filepath.Join(state, "vms/x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := Uninstall(t.Context(), Options{Root: root, Out: new(bytes.Buffer)}, true); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	names, err := os.ReadDir(state)
+	if err == nil {
+		err = unix.Stat(state, &st)
+	}
+	if err != nil || len(names) > 0 || st.Uid != 0 {
+		t.Errorf("%v, %v is in it, of uid %d", err, names, st.Uid)
+	}
+}
+
 // regular are the paths that are not directories.
 func regular(found map[string]string) (paths []string) {
 	for path, what := range found {
@@ -183,6 +214,9 @@ func TestRefusals(t *testing.T) {
 		"no Firecracker":        func(o *Options) { o.Firecracker = "/bin/true" },
 		"old Firecracker":       func(o *Options) { o.Firecracker = script("Firecracker v1.14.2") },
 		"no such file":          func(o *Options) { o.Firecracker = "/nonexistent" },
+		"jailer alone":          func(o *Options) { o.Jailer = script("Jailer v1.15.1") },
+		"old jailer":            func(o *Options) { o.Jailer = script("Jailer v1.14.2") },
+		"two versions":          func(o *Options) { o.Firecracker, o.Jailer = script("Firecracker v1.15.1"), script("Jailer v1.16.0") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := t.TempDir()
@@ -204,7 +238,7 @@ var scripts string
 
 // script makes a program that says a line.
 func script(says string) string {
-	path := filepath.Join(scripts, "program")
+	path := filepath.Join(scripts, strings.ReplaceAll(says, " ", "-"))
 	if err := os.WriteFile(path, []byte("#!/bin/sh\necho '"+says+"'\n"), 0o755); err != nil {
 		panic(err)
 	}
@@ -215,7 +249,7 @@ func TestFirecrackerIsCopied(t *testing.T) {
 	root := t.TempDir()
 	scripts = t.TempDir()
 	o := options(root)
-	o.Firecracker = script("Firecracker v1.15.1")
+	o.Firecracker, o.Jailer = script("Firecracker v1.15.1"), script("Jailer v1.15.1")
 	if err := Install(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
@@ -223,19 +257,32 @@ func TestFirecrackerIsCopied(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Firecracker.Version != "1.15.1" || len(r.Firecracker.SHA256) != 64 || r.Firecracker.Path != firecrackerPath {
+	if r.Firecracker.Version != "1.15.1" || len(r.Firecracker.SHA256) != 64 || r.Firecracker.Path != layout.Firecracker {
 		t.Errorf("recorded %+v", r.Firecracker)
 	}
-	if !bytes.Equal(read(t, root+firecrackerPath), read(t, o.Firecracker)) {
-		t.Error("the copy differs")
+	if r.Layout != layout.Version { // a binary that knows no jailer says that it is too old
+		t.Errorf("layout %d", r.Layout)
+	}
+	if r.Jailer.Version != "1.15.1" || len(r.Jailer.SHA256) != 64 || r.Jailer.Path != layout.Jailer {
+		t.Errorf("recorded %+v", r.Jailer)
+	}
+	for path, from := range map[string]string{layout.Firecracker: o.Firecracker, layout.Jailer: o.Jailer} {
+		if !bytes.Equal(read(t, root+path), read(t, from)) {
+			t.Errorf("%s differs from %s", path, from)
+		}
+	}
+	// One of another version would not go with the one that is there.
+	o.Firecracker, o.Jailer = script("Firecracker v1.16.0"), ""
+	if err := Install(t.Context(), o); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "not of one version") {
+		t.Errorf("a newer Firecracker alone: %v", err)
 	}
 	// An upgrade that names none keeps the one that is there.
 	o.Firecracker = ""
 	if err := Install(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
-	if again, _ := layout.Decode(read(t, root+layout.Metadata)); again.Firecracker != r.Firecracker {
-		t.Errorf("after an upgrade: %+v", again.Firecracker)
+	if again, _ := layout.Decode(read(t, root+layout.Metadata)); again.Firecracker != r.Firecracker || again.Jailer != r.Jailer {
+		t.Errorf("after an upgrade: %+v, %+v", again.Firecracker, again.Jailer)
 	}
 }
 
@@ -299,6 +346,73 @@ func TestBrokenRecord(t *testing.T) {
 	}
 	if left := regular(tree(t, root)); len(left) > 0 {
 		t.Errorf("uninstalled, and there is still %v", left)
+	}
+}
+
+// An older banger takes the place of a newer one only when that is asked for.
+func TestDowngrade(t *testing.T) {
+	for name, c := range map[string]struct {
+		build Build
+		ok    bool
+	}{
+		"older":                 {Build{Version: "v2", Built: "2026-02-01T10:59:59Z"}, false},
+		"of the same time":      {Build{Version: "v1-dirty", Built: "2026-02-01T11:00:00Z"}, true},
+		"newer by a lower name": {Build{Version: "v0", Built: "2026-02-01T11:00:01Z"}, true},
+		"without a time":        {Build{Version: "devel"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			if err := Install(t.Context(), options(root)); err != nil {
+				t.Fatal(err)
+			}
+			before := fmt.Sprint(tree(t, root))
+			o := options(root)
+			o.Build, o.Binary = c.build, "/bin/false"
+			err := Install(t.Context(), o)
+			if c.ok {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "--allow-downgrade") || fmt.Sprint(tree(t, root)) != before {
+				t.Errorf("%v; it has changed something: %t", err, fmt.Sprint(tree(t, root)) != before)
+			}
+			o.AllowDowngrade = true
+			if err := Install(t.Context(), o); err != nil {
+				t.Errorf("when allowed: %v", err)
+			}
+			if r, err := layout.Decode(read(t, root+layout.Metadata)); err != nil || r.Version != c.build.Version {
+				t.Errorf("recorded %+v, %v", r, err)
+			}
+		})
+	}
+}
+
+// What a newer layout says, an older banger cannot know: it neither makes the
+// record anew nor uninstalls, unless it is told to go back.
+func TestNewerLayout(t *testing.T) {
+	root := t.TempDir()
+	if err := Install(t.Context(), options(root)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(root+layout.Metadata, []byte("layout = 99\nowner = \"alice\"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	before := fmt.Sprint(tree(t, root))
+	if err := Install(t.Context(), options(root)); !errors.Is(err, ErrRefused) || !errors.Is(err, layout.ErrNewer) {
+		t.Errorf("install: %v", err)
+	}
+	if err := Uninstall(t.Context(), Options{Root: root, Out: new(bytes.Buffer)}, true); !errors.Is(err, ErrRefused) {
+		t.Errorf("uninstall: %v", err)
+	}
+	if fmt.Sprint(tree(t, root)) != before {
+		t.Error("refused, and yet something has changed")
+	}
+	o := options(root)
+	o.AllowDowngrade = true
+	if err := Install(t.Context(), o); err != nil {
+		t.Errorf("when allowed: %v", err)
 	}
 }
 
@@ -380,64 +494,5 @@ func TestOnlyRoots(t *testing.T) {
 		if err := onlyRoots(path); (err == nil) != ok {
 			t.Errorf("%s: %v, want ok %v", path, err, ok)
 		}
-	}
-}
-
-// The gates of CI: exposure as systemd-analyze(1) counts it, times ten.
-func TestUnitsAreHard(t *testing.T) {
-	analyze, err := exec.LookPath("systemd-analyze")
-	if err != nil {
-		t.Skip("needs systemd-analyze")
-	}
-	for source, most := range map[string]string{"bangerd.service": "15", "banger-net-watch.service": "15", "banger-helper.service": "26"} {
-		out, err := exec.Command(analyze, "security", "--offline=true", "--no-pager", "--threshold="+most, unitFile(t, source)).CombinedOutput()
-		if err != nil {
-			t.Errorf("%s is above %s: %v\n%s", source, most, err, out)
-		}
-	}
-	// A negative control: without its sandbox it is above.
-	soft := filepath.Join(t.TempDir(), "soft.service")
-	if err := os.WriteFile(soft, []byte("[Service]\nExecStart=/bin/true\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := exec.Command(analyze, "security", "--offline=true", "--threshold=26", soft).Run(); err == nil {
-		t.Error("a unit without any sandbox passes")
-	}
-}
-
-// unitFile renders a unit for a test.
-func unitFile(t *testing.T, source string) string {
-	t.Helper()
-	data, err := render(source, &layout.Record{
-		Prefix: "/usr/local", Owner: layout.Owner{Name: "alice", UID: 1000, GID: 1000}, Network: netip.MustParsePrefix("10.99.0.0/16"),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), source)
-	if err := os.WriteFile(path, data, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// Root without these can be stopped by the modes of files.
-func TestCapabilities(t *testing.T) {
-	data := string(read(t, unitFile(t, "banger-helper.service")))
-	for _, c := range []string{"CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE", "CAP_SETUID", "CAP_SYS_ADMIN", "CAP_SYS_MODULE"} {
-		if strings.Contains(data, c) {
-			t.Errorf("the helper has %s", c)
-		}
-	}
-	if data := string(read(t, unitFile(t, "bangerd.service"))); !strings.Contains(data, "\nCapabilityBoundingSet=\n") || !strings.Contains(data, "\nUser=1000\n") {
-		t.Error("bangerd is not an ordinary user without rights")
-	}
-}
-
-func TestParseUnits(t *testing.T) {
-	got := parseUnits([]byte("Id=a.service\nActiveState=active\nSubState=running\n\nId=b.socket\nActiveState=inactive\nSubState=dead\n"))
-	want := []Unit{{"a.service", "active (running)"}, {"b.socket", "inactive (dead)"}}
-	if fmt.Sprint(got) != fmt.Sprint(want) {
-		t.Errorf("got %v, want %v", got, want)
 	}
 }

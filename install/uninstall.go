@@ -15,7 +15,7 @@ import (
 // takes Root, DryRun, Out and Run.
 func Uninstall(ctx context.Context, o Options, purge bool) error {
 	h := o.host()
-	r, err := h.installed(true)
+	r, err := h.installed(true, false)
 	if err != nil {
 		return err
 	}
@@ -49,6 +49,12 @@ func Uninstall(ctx context.Context, o Options, purge bool) error {
 	if purge {
 		errs = append(errs, h.removeTree(layout.OwnerState), h.removeTree(layout.Cache))
 	}
+	if r.Prefix != layout.DefaultPrefix {
+		h.removeEmpty(filepath.Dir(layout.Binary(r.Prefix)))
+		if filepath.Dir(r.Prefix) != "/" { // as /opt/banger: it is banger's own, as a rule
+			h.removeEmpty(r.Prefix)
+		}
+	}
 	h.removeEmpty(layout.ConfigDir)
 	h.removeEmpty(layout.Cache)
 	if o.Root == "" {
@@ -77,6 +83,7 @@ func (h *host) takeDown(ctx context.Context, whole bool) error {
 		{"systemctl", "stop", layout.VMUnit("*")},
 		{"systemctl", "stop", layout.VMSlice},
 		{"systemctl", "disable", "--now", layout.NetService},
+		{"systemctl", "disable", "--now", layout.HelperMount},
 	} {
 		if err := h.command(ctx, argv...); err != nil && whole {
 			return fmt.Errorf("stop banger: %w", err)

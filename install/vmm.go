@@ -8,28 +8,23 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
-	"syscall"
-	"time"
 
 	"banger/install/doctor"
 	"banger/install/layout"
 )
 
-// firecrackerPath is where Firecracker is copied to.
-const firecrackerPath = layout.HelperState + "/bin/firecracker"
-
-// inspectFirecracker takes a copy that nobody else can change, and looks at that: its
-// version, which must not be below the floor, and its digest. remove removes it.
-func (o *Options) inspectFirecracker(ctx context.Context, r *layout.Record) (remove func(), err error) {
-	if o.Firecracker == "" {
+// inspectVMM takes copies of Firecracker and its jailer, as far as they are given, that
+// nobody else can change, and looks at those: their version, which must not be below
+// the floor and the same for both, and their digest. remove removes them.
+func (o *Options) inspectVMM(ctx context.Context, r *layout.Record) (remove func(), err error) {
+	if o.Firecracker == "" && o.Jailer == "" {
 		return func() {}, nil
 	}
 	dir, err := os.MkdirTemp("", "banger-install-")
 	if err != nil {
-		return nil, fmt.Errorf("copy %s: %w", o.Firecracker, err)
+		return nil, fmt.Errorf("copy Firecracker: %w", err)
 	}
 	clean := func() { os.RemoveAll(dir) }
 	defer func() {
@@ -37,21 +32,48 @@ func (o *Options) inspectFirecracker(ctx context.Context, r *layout.Record) (rem
 			clean()
 		}
 	}()
-	own := filepath.Join(dir, "firecracker")
-	sum, err := copyProgram(o.Firecracker, own)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+	for _, p := range []struct {
+		given  *string
+		name   string
+		record *layout.Program
+		path   string
+	}{
+		{&o.Firecracker, "Firecracker", &r.Firecracker, layout.Firecracker},
+		{&o.Jailer, "jailer", &r.Jailer, layout.Jailer},
+	} {
+		if *p.given == "" {
+			continue
+		}
+		own := filepath.Join(dir, filepath.Base(p.path))
+		version, sum, err := inspectProgram(ctx, *p.given, own)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+		}
+		if doctor.BelowFloor(version) {
+			return nil, fmt.Errorf("%w: %s is %s %s, which has known holes: take %s", ErrRefused, *p.given, p.name, version, doctor.Floor)
+		}
+		*p.record = layout.Program{Path: p.path, SHA256: sum, Version: version}
+		*p.given = own
 	}
-	version, err := programVersion(ctx, own)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrRefused, o.Firecracker, err)
+	switch fc, jailer := r.Firecracker, r.Jailer; {
+	case jailer.Path == "" || fc.Version == jailer.Version:
+		return clean, nil
+	case fc.Path == "":
+		return nil, fmt.Errorf("%w: a jailer without a Firecracker: say --firecracker, too", ErrRefused)
+	default:
+		return nil, fmt.Errorf("%w: Firecracker %s and jailer %s are not of one version: say --firecracker and --jailer, with two of the same", ErrRefused, fc.Version, jailer.Version)
 	}
-	if doctor.BelowFloor(version) {
-		return nil, fmt.Errorf("%w: %s is Firecracker %s, which has known holes: take %s", ErrRefused, o.Firecracker, version, doctor.Floor)
+}
+
+// inspectProgram copies a program, and asks the copy for its version.
+func inspectProgram(ctx context.Context, from, to string) (version, sum string, err error) {
+	if sum, err = copyProgram(from, to); err != nil {
+		return "", "", err
 	}
-	r.Firecracker = layout.Program{Path: firecrackerPath, SHA256: sum, Version: version}
-	o.Firecracker = own
-	return clean, nil
+	if version, err = programVersion(ctx, to); err != nil {
+		return "", "", fmt.Errorf("%s: %w", from, err)
+	}
+	return version, sum, nil
 }
 
 // copyProgram copies a program to where everybody can run it, and returns its digest.
@@ -78,31 +100,28 @@ func copyProgram(from, to string) (sum string, err error) {
 	return digest(out)
 }
 
-// copyFirecracker copies it.
-func (h *host) copyFirecracker(o *Options, r *layout.Record) error {
-	if o.Firecracker == "" {
-		return nil
+// copyVMM copies what was inspected.
+func (h *host) copyVMM(o *Options) error {
+	for from, to := range map[string]string{o.Firecracker: layout.Firecracker, o.Jailer: layout.Jailer} {
+		if from == "" {
+			continue
+		}
+		if err := h.copyFile(from, to, 0o755); err != nil {
+			return err
+		}
 	}
-	return h.copyFile(o.Firecracker, r.Firecracker.Path, 0o755)
+	return nil
 }
 
-// programVersion asks a binary for its version, as nobody: root runs nothing that
-// others have made.
+// programVersion asks a binary for its version.
 func programVersion(ctx context.Context, path string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, path, "--version")
-	cmd.Env, cmd.Dir = []string{}, "/"
-	if os.Geteuid() == 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	}
-	out, err := cmd.Output()
+	words, err := doctor.AskVersion(ctx, path)
 	if err != nil {
 		return "", fmt.Errorf("ask it for its version: %w", err)
 	}
-	version := regexp.MustCompile(`\d+\.\d+\.\d+`).FindString(string(out))
+	version := regexp.MustCompile(`\d+\.\d+\.\d+`).FindString(words)
 	if version == "" {
-		return "", fmt.Errorf("ask it for its version: it says %q", out[:min(len(out), 80)])
+		return "", fmt.Errorf("ask it for its version: it says %q", words[:min(len(words), 80)])
 	}
 	return version, nil
 }

@@ -1,9 +1,11 @@
 #!/bin/sh
-# Builds a Debian package of ./banger: install/deb/build.sh VERSION [OUTPUT]
+# Builds a Debian package: install/deb/build.sh VERSION [OUTPUT [BINARY]]. The binary
+# is ./banger if none is named.
 #
 # The package brings the binary; its scripts let the binary install, upgrade and
 # uninstall itself, so that there is one installer.
 set -eu
+binary=$(realpath "${3:-$(dirname "$0")/../../banger}")
 cd "$(dirname "$0")/../.."
 version=$(echo "$1" | sed 's/^v//; s/[^A-Za-z0-9.+~]/+/g')
 case $version in [0-9]*) ;; *) version=0~$version ;; esac
@@ -13,7 +15,7 @@ tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT
 chmod 755 "$tree"
 
-install -D -m 755 banger "$tree/usr/lib/banger/banger"
+install -D -m 755 "$binary" "$tree/usr/lib/banger/banger"
 mkdir -p "$tree/usr/bin" "$tree/DEBIAN"
 ln -s ../lib/banger/banger "$tree/usr/bin/banger"
 install -D -m 644 README.md "$tree/usr/share/doc/banger/README.md"

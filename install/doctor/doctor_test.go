@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -101,9 +102,30 @@ func TestFirecrackerVersions(t *testing.T) {
 	}
 	expect(t, Host{Firecracker: program(t, "exit 3")}.firecracker(t.Context()), Warn, "exit status 3")
 	expect(t, Host{Firecracker: program(t, "head -c 1000000 /dev/zero; echo 1.14.4")}.firecracker(t.Context()), Warn, "no version")
-	expect(t, Host{Firecracker: "/nowhere/firecracker"}.firecracker(t.Context()), Warn, "/nowhere/firecracker: no such file")
+	expect(t, Host{Firecracker: "/nowhere/firecracker"}.firecracker(t.Context()), Info, "not found")
 	t.Setenv("PATH", t.TempDir())
 	expect(t, Host{}.firecracker(t.Context()), Info, "not found")
+}
+
+// Root runs nothing that others may have made, and gets to what nobody may not.
+func TestVersionIsAskedAsNobody(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to be somebody else")
+	}
+	fc := program(t, "echo Firecracker v1.$(id -u).$(id -g)")
+	must(t, os.Chmod(filepath.Dir(fc), 0o700))
+	expect(t, Host{Firecracker: fc}.firecracker(t.Context()), OK, "version 1.65534.65534")
+	must(t, os.Chmod(fc, 0o700))
+	expect(t, Host{Firecracker: fc}.firecracker(t.Context()), Warn, fc+" --version: permission denied")
+}
+
+// What a program leaves running is not waited for, though it has the pipe.
+func TestVersionOfAProgramThatForks(t *testing.T) {
+	begun := time.Now()
+	_, err := AskVersion(t.Context(), program(t, "sleep 20 & echo 1.2.3"))
+	if took := time.Since(begun); took > 15*time.Second {
+		t.Errorf("%v after %v", err, took)
+	}
 }
 
 func TestVMM(t *testing.T) {
@@ -165,6 +187,8 @@ func TestKernel(t *testing.T) {
 	expect(t, with(map[string]string{"lib/modules/6.1/modules.dep": dep}).kernel(t.Context()), Fail, "lacks nf_conntrack")
 	expect(t, with(map[string]string{"lib/modules/6.1/modules.dep": dep, "sys/module/nf_conntrack/": ""}).kernel(t.Context()), OK, "6.1")
 	expect(t, with(nil).kernel(t.Context()), Info, "does not tell")
+	old := map[string]string{"proc/sys/kernel/osrelease": "5.10.0-28-amd64\n", "boot/config-5.10.0-28-amd64": all}
+	expect(t, with(old).kernel(t.Context()), Fail, "5.12 or later")
 	expect(t, Host{Root: t.TempDir()}.kernel(t.Context()), Info, "cannot be read")
 }
 

@@ -25,6 +25,9 @@ func (h Host) tun(context.Context) Result {
 	return Result{OK, path, ""}
 }
 
+// kernelFloor is the first kernel with mount_setattr, of which jails are made.
+var kernelFloor = version{5, 12, 0}
+
 // feature is a part of the kernel that banger's network is made of.
 type feature struct{ module, config string }
 
@@ -37,11 +40,15 @@ var features = []feature{
 // switches are parts that are no module of their own.
 var switches = []string{"CONFIG_NET_NS", "CONFIG_NF_TABLES_INET", "CONFIG_NF_TABLES_NETDEV", "CONFIG_NETFILTER_INGRESS"}
 
-// kernel looks for each feature: loaded, built in, or there to be loaded.
+// kernel looks at the version, and for each feature: loaded, built in, or there to
+// be loaded.
 func (h Host) kernel(context.Context) Result {
 	release, err := h.read("/proc/sys/kernel/osrelease")
 	if err != nil {
 		return Result{Info, "the kernel's release cannot be read: " + err.Error(), ""}
+	}
+	if v, ok := parseVersion(release); ok && v.before(kernelFloor) {
+		return Result{Fail, fmt.Sprintf("kernel %s is too old to build a jail", release), "boot Linux 5.12 or later"}
 	}
 	config := h.config(release)
 	modules := h.modules(release)

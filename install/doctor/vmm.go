@@ -6,13 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"os/exec"
 	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Below these versions Firecracker has faults by which a guest can harm the
@@ -24,6 +29,9 @@ var (
 
 // versionTimeout is for a program that is asked for its version and hangs.
 const versionTimeout = 5 * time.Second
+
+// nobody is the user who has no rights, and no files.
+const nobody = 65534
 
 type version [3]int
 
@@ -75,10 +83,10 @@ func parseVersion(words string) (version, bool) {
 // firecracker looks for the binary and its version. That it is missing is no
 // fault by itself: see vmm.
 func (h Host) firecracker(ctx context.Context) Result {
-	const get = "install Firecracker 1.14.4 or later from https://github.com/firecracker-microvm/firecracker/releases, or set firecracker_bin"
+	const get = "install Firecracker 1.14.4 or later from https://github.com/firecracker-microvm/firecracker/releases; where banger is installed, by \"sudo banger system install --firecracker PATH\""
 	path, v, err := findProgram(ctx, h.Firecracker, "firecracker")
 	switch {
-	case errors.Is(err, exec.ErrNotFound):
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
 		return Result{Info, "not found: VMs run in QEMU", get}
 	case err != nil:
 		return Result{Warn, err.Error(), get}
@@ -141,24 +149,46 @@ func findProgram(ctx context.Context, configured, name string) (path string, v v
 		if configured == "" {
 			return "", version{}, exec.ErrNotFound
 		}
-		return "", version{}, fmt.Errorf("configured %s: %v", configured, errors.Unwrap(err))
+		return "", version{}, fmt.Errorf("configured %s: %w", configured, errors.Unwrap(err))
 	}
-	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, path, "--version")
-	cmd.Env = []string{}
-	cmd.WaitDelay = time.Second
-	var out bytes.Buffer
-	cmd.Stdout = limited{&out, 4096}
-	if err := cmd.Run(); err != nil {
+	words, err := AskVersion(ctx, path)
+	if err != nil {
 		return path, version{}, fmt.Errorf("%s --version: %v", path, err)
 	}
-	v, ok := parseVersion(out.String())
+	v, ok := parseVersion(words)
 	if !ok {
-		first, _, _ := strings.Cut(out.String(), "\n")
+		first, _, _ := strings.Cut(words, "\n")
 		return path, version{}, fmt.Errorf("%s --version: no version in %.60q", path, first)
 	}
 	return path, v, nil
+}
+
+// AskVersion returns what a program says of its version. Root asks as nobody: it
+// runs nothing that others may have made.
+func AskVersion(ctx context.Context, path string) (words string, err error) {
+	// Run by its descriptor: nobody may not get to where root found it.
+	program, err := os.OpenFile(path, unix.O_PATH, 0)
+	if err != nil {
+		return "", err
+	}
+	defer program.Close()
+	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/proc/self/fd/3", "--version")
+	cmd.Args[0], cmd.ExtraFiles = path, []*os.File{program}
+	cmd.Env, cmd.Dir = []string{}, "/"
+	cmd.WaitDelay = time.Second
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	var out bytes.Buffer
+	cmd.Stdout = limited{&out, 4096}
+	err = cmd.Run()
+	var notRun *fs.PathError
+	if errors.As(err, &notRun) {
+		err = notRun.Err // whose path is the descriptor's
+	}
+	return out.String(), err
 }
 
 // limited keeps the first bytes of what is written, and swallows the rest.

@@ -4,8 +4,12 @@ package layout
 
 import "path/filepath"
 
-// Version is the layout that this binary writes and understands.
-const Version = 1
+// Version is the newest layout that this binary understands, which is that of a record
+// with a jailer. One without has withoutJailer, which older binaries understand, too.
+const (
+	Version       = 2
+	withoutJailer = 1
+)
 
 // Paths that are the same on every host.
 const (
@@ -41,6 +45,7 @@ const (
 	DaemonSocket  = "bangerd.socket"
 	HelperService = "banger-helper.service"
 	HelperSocket  = "banger-helper.socket"
+	HelperMount   = `run-banger\x2dhelper.mount`
 	NetService    = "banger-net.service"
 	NetWatch      = "banger-net-watch.service"
 	VMTemplate    = "banger-vm@.service"

@@ -42,7 +42,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"empty":           "",
 		"no TOML":         "{}",
 		"unknown key":     string(good) + "\nevil = 1\n",
-		"newer layout":    strings.Replace(string(good), "layout = 1", "layout = 2", 1),
+		"newer layout":    strings.Replace(string(good), "layout = 1", "layout = 3", 1),
 		"no layout":       strings.Replace(string(good), "layout = 1", "layout = 0", 1),
 		"owner root":      strings.Replace(string(good), "uid = 1000", "uid = 0", 1),
 		"relative home":   strings.Replace(string(good), "/home/alice", "home", 1),

@@ -29,6 +29,8 @@ type Record struct {
 	// Network is the private /16 of the address plan.
 	Network     netip.Prefix `toml:"network"`
 	Firecracker Program      `toml:"firecracker,omitempty"`
+	// Jailer is what starts Firecracker, of the same version. It is optional.
+	Jailer Program `toml:"jailer,omitempty"`
 }
 
 // Owner is the user whose VMs these are.
@@ -45,6 +47,13 @@ type UIDs struct {
 	Count int `toml:"count"`
 }
 
+// Firecracker is where the installer copies Firecracker to, and the only one that an
+// installed helper starts: the installer has looked at its version.
+const Firecracker = HelperState + "/bin/firecracker"
+
+// Jailer is where the installer copies Firecracker's jailer to.
+const Jailer = HelperState + "/bin/jailer"
+
 // Program is a binary that the installer has copied.
 type Program struct {
 	Path    string `toml:"path"`
@@ -57,6 +66,9 @@ const maxRecord = 64 << 10
 
 // ErrForeign says that a path is not root's alone, so that nothing in it counts.
 var ErrForeign = errors.New("not root's alone")
+
+// ErrNewer says that a newer banger has written the record.
+var ErrNewer = errors.New("use the banger that is installed")
 
 // Load reads the record at path. It is fs.ErrNotExist where banger is not
 // installed. A file that others than root can write is refused, and so are
@@ -91,12 +103,16 @@ func Decode(data []byte) (Record, error) {
 	if len(data) > maxRecord {
 		return r, fmt.Errorf("more than %d bytes", maxRecord)
 	}
+	// What a newer layout has may be of another kind altogether.
+	var age struct {
+		Layout int `toml:"layout"`
+	}
+	if err := toml.Unmarshal(data, &age); err == nil && age.Layout > Version {
+		return r, fmt.Errorf("layout %d is newer than this binary's %d: %w", age.Layout, Version, ErrNewer)
+	}
 	meta, err := toml.NewDecoder(bytes.NewReader(data)).Decode(&r)
 	if err != nil {
 		return r, err
-	}
-	if r.Layout > Version {
-		return r, fmt.Errorf("layout %d is newer than this binary's %d: use the banger that is installed", r.Layout, Version)
 	}
 	if left := meta.Undecoded(); len(left) > 0 {
 		return r, fmt.Errorf("unknown key %q", left[0].String())
@@ -117,14 +133,21 @@ func (r *Record) check() error {
 	case !r.Network.IsValid():
 		return errors.New("no network")
 	}
-	if p := r.Firecracker.Path; p != "" && !filepath.IsAbs(p) {
-		return fmt.Errorf("path %q of Firecracker", p)
+	for _, p := range []string{r.Firecracker.Path, r.Jailer.Path} {
+		if p != "" && !filepath.IsAbs(p) {
+			return fmt.Errorf("path %q of Firecracker or its jailer", p)
+		}
 	}
 	return nil
 }
 
-// Encode returns the record as Load reads it.
+// Encode returns the record as Load reads it, in the oldest layout that can have it,
+// which it sets.
 func (r *Record) Encode() ([]byte, error) {
+	r.Layout = withoutJailer
+	if r.Jailer.Path != "" {
+		r.Layout = Version
+	}
 	if err := r.check(); err != nil {
 		return nil, fmt.Errorf("write installation record: %w", err)
 	}
