@@ -19,7 +19,6 @@ import (
 	"banger/personas/guest/halt"
 	"banger/personas/guest/link"
 	"banger/personas/guest/link/frame"
-	"banger/personas/guest/rootfs"
 )
 
 // Descriptors that PID 1 gives the agent.
@@ -152,7 +151,6 @@ func runAgent(ctx context.Context, version string) error {
 		Defaults: config.Defaults,
 		Console:  "/dev/console",
 		Disk:     config.Disk,
-		Grow:     func() (int64, error) { return rootfs.Grow(config.Disk) },
 		Shutdown: func(req link.ShutdownRequest) error { return end(config, req) },
 	})
 	if _, err := a.Shield(); err != nil { // for as long as the process lives

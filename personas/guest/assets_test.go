@@ -12,6 +12,7 @@ import (
 	"banger/store/image"
 	"banger/store/kernel"
 	"banger/store/kernel/initrd"
+	"banger/testdata/assets"
 )
 
 // shared holds what all tests boot, and is gone after the last.
@@ -35,19 +36,7 @@ func asset(t *testing.T, name string) string {
 	if testing.Short() {
 		t.Skip("boots a guest")
 	}
-	dir := os.Getenv("BANGER_TEST_CACHE")
-	if dir == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			t.Skipf("boots a guest, and needs %s: %v", name, err)
-		}
-		dir = filepath.Join(cache, "banger-test")
-	}
-	path := filepath.Join(dir, name)
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("boots a guest, and needs %s: run testdata/assets.sh %s", name, name)
-	}
-	return path
+	return assets.File(t, name)
 }
 
 // program returns the path of a program, or skips.

@@ -116,9 +116,6 @@ func TestBootOverlay(t *testing.T) {
 	if err != nil || stats.DiskTotalBytes < 200<<20 {
 		t.Errorf("the disk did not grow: %+v, %v", stats, err)
 	}
-	if bytes, err := link.Grow(t.Context(), m.dial(t)); err != nil || bytes != 256<<20 {
-		t.Errorf("grow what is grown: %d, %v", bytes, err)
-	}
 	m.shutdown(t, link.ShutdownRequest{})
 	if sum(t, image) != before {
 		t.Error("the image was written to")

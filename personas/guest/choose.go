@@ -10,17 +10,12 @@ import (
 	"banger/personas/guest/link"
 )
 
-// inits are the places of an image's init, best first.
-func inits() []string {
-	return []string{"/sbin/init", "/usr/sbin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/etc/init"}
-}
-
 // chooseInit decides what becomes PID 1 of the image at root.
 func chooseInit(root string, mode link.InitMode) (initProgram, error) {
 	if mode == link.InitBanger {
 		return initProgram{}, nil
 	}
-	for _, path := range inits() {
+	for _, path := range link.Inits() {
 		target, err := resolve(root, path)
 		if err != nil {
 			continue
@@ -31,7 +26,7 @@ func chooseInit(root string, mode link.InitMode) (initProgram, error) {
 		return initProgram{path: path, systemd: isSystemd(target)}, nil
 	}
 	if mode == link.InitImage {
-		return initProgram{}, fmt.Errorf("find the image's init: none of %s is there", strings.Join(inits(), ", "))
+		return initProgram{}, fmt.Errorf("find the image's init: none of %s is there", strings.Join(link.Inits(), ", "))
 	}
 	return initProgram{}, nil
 }

@@ -22,6 +22,8 @@ const (
 	// diskTimeout its wait for the disks: what does not come is told, and not
 	// waited for for ever.
 	bootTimeout = 60 * time.Second
+	// hangTimeout is shortly before the host gives up.
+	hangTimeout = 100 * time.Second
 	diskTimeout = 15 * time.Second
 	// endGrace is how long processes have after SIGTERM, under our own init.
 	endGrace = 10 * time.Second
@@ -46,6 +48,7 @@ type boot struct {
 	version  string
 	host     *host
 	warnings []error
+	watch    watch
 }
 
 // run is the boot from its begin to its end. It returns an error, or never. What
@@ -53,6 +56,9 @@ type boot struct {
 func (b *boot) run(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
+	b.watch.at("mount the kernel's file systems")
+	b.watch.begin(hangTimeout)
+	defer b.watch.end()
 	missing, err := rootfs.MountKernel()
 	if err != nil {
 		return err
@@ -61,18 +67,19 @@ func (b *boot) run(ctx context.Context) error {
 	openConsole()
 	personas.SetName(processName)
 	release := agent.KernelRelease()
-	modules := begin(func() []error { return rootfs.LoadModules(release) })
+	modules := begin(&b.watch, "load modules", func() []error { return rootfs.LoadModules(release) })
 
 	config, err := b.ask(ctx)
 	if err != nil {
 		b.warn(modules()...)
 		return err
 	}
-	network := begin(func() (up network) {
+	network := begin(&b.watch, "bring up the network", func() (up network) {
 		modules() // the interface's is the last of them
 		up.nic, up.err = nic.Up(config.Network)
 		return up
 	})
+	b.watch.at("mount the disk")
 	b.warn(setIdentity(config)...)
 	root, err := mountRoot(ctx, release, config.Disk)
 	b.warn(modules()...)
@@ -80,17 +87,20 @@ func (b *boot) run(ctx context.Context) error {
 		return err
 	}
 	b.warn(root.Warnings...)
+	b.watch.at("switch to the disk")
 	if err := rootfs.KeepProgram(); err != nil {
 		b.warn(err)
 	}
 	if err := rootfs.Switch(); err != nil {
 		return err
 	}
-	more := begin(func() error { return provideModules(ctx, release, config) })
+	more := begin(&b.watch, "provide modules", func() error { return provideModules(ctx, release, config) })
+	b.watch.at("choose an init")
 	init, err := chooseInit("/", config.Init)
 	if err != nil {
 		return err
 	}
+	b.watch.at("write the image's configuration")
 	b.settle(config, root, network())
 	if err := more(); err != nil {
 		b.warn(err)
@@ -104,13 +114,15 @@ func mountRoot(ctx context.Context, release string, disk link.Disk) (*rootfs.Roo
 	return rootfs.Mount(ctx, release, disk)
 }
 
-// begin runs fn beside the caller, and returns a function that waits for its
-// result.
-func begin[T any](fn func() T) (wait func() T) {
+// begin runs fn, which is a step of this name, beside the caller, and returns a
+// function that waits for its result.
+func begin[T any](w *watch, name string, fn func() T) (wait func() T) {
 	done := make(chan struct{})
 	var result T
+	end := w.step(name)
 	go func() {
 		defer close(done)
+		defer end()
 		result = fn()
 	}()
 	return func() T {
@@ -127,9 +139,11 @@ type network struct {
 
 // ask dials the host and receives the boot configuration.
 func (b *boot) ask(ctx context.Context) (config link.BootConfig, err error) {
+	b.watch.at("ask the host")
 	if b.host, err = dialHost(ctx); err != nil {
 		return config, err
 	}
+	b.watch.tell(b.host)
 	return b.host.hello(ctx, link.Hello{
 		Version:       b.version,
 		KernelRelease: agent.KernelRelease(),
@@ -141,7 +155,7 @@ func (b *boot) ask(ctx context.Context) (config link.BootConfig, err error) {
 // settle does what a guest can also live without.
 func (b *boot) settle(config link.BootConfig, root *rootfs.Root, up network) {
 	if config.Disk.Grow {
-		if _, err := rootfs.Grow(root.Own); err != nil {
+		if err := rootfs.Grow(root.Own); err != nil {
 			b.warn(err)
 		}
 	}
@@ -153,6 +167,7 @@ func (b *boot) settle(config link.BootConfig, root *rootfs.Root, up network) {
 
 // hand starts the agent, and makes PID 1 what it is from now on.
 func (b *boot) hand(config link.BootConfig, root *rootfs.Root, init initProgram) error {
+	b.watch.at("start the agent")
 	listener, err := listenAgent()
 	if err != nil {
 		return err
@@ -173,22 +188,28 @@ func (b *boot) hand(config link.BootConfig, root *rootfs.Root, init initProgram)
 			Defaults: config.Exec, Disk: root.Own, Init: init.path, Systemd: init.systemd,
 		},
 	}
-	pid, err := start.run(b.host, b.warnings)
-	if err != nil {
-		return err
-	}
 	if init.path != "" {
+		if _, err := start.run(b.host, b.warnings); err != nil {
+			return err
+		}
 		// What is open here is close-on-exec: the init gets a clean start.
 		err := syscall.Exec(init.path, []string{init.path}, []string{"HOME=/", "TERM=linux"})
 		return fmt.Errorf("exec %q: %w", init.path, err)
 	}
-	b.host.close()
+	b.watch.end()
+	host, warnings := b.host, b.warnings // the first agent's: those after it have nobody to tell
 	own := initd.Init{
-		Agent:  func() (int, error) { return start.run(nil, nil) },
+		Agent: func() (int, error) {
+			defer func() { host, warnings = nil, nil }()
+			if host != nil {
+				defer host.close()
+			}
+			return start.run(host, warnings)
+		},
 		End:    func() error { return halt.Now(endGrace) },
 		Report: report,
 	}
-	return own.Run(pid)
+	return own.Run()
 }
 
 func (b *boot) warn(errs ...error) { b.warnings = append(b.warnings, errs...) }

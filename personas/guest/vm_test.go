@@ -102,7 +102,7 @@ func launch(t *testing.T, disks ...string) *vm {
 		"-object", "memory-backend-memfd,id=ram,share=on,size=256M", "-device", "i8042",
 		"-qmp", "unix:" + filepath.Join(m.dir, "qmp") + ",server=on,wait=off", "-nodefaults", "-no-user-config", "-display", "none", "-global", "virtio-mmio.force-legacy=false",
 		"-kernel", filepath.Join(k.dir, kernel.VmlinuxFile), "-initrd", k.initrd, "-serial", "stdio",
-		"-append", "console=ttyS0 quiet panic=-1 reboot=k tsc=reliable no_timer_check mitigations=off cryptomgr.notests 8250.nr_uarts=1 tsc_early_khz=" + tscKHz(t),
+		"-append", "console=ttyS0 quiet panic=-1 reboot=k tsc=reliable no_timer_check mitigations=off cryptomgr.notests 8250.nr_uarts=1 lpj=25000000 tsc_early_khz=" + tscKHz(t),
 		"-chardev", "socket,id=vs,fd=3", "-device", "vhost-user-vsock-device,chardev=vs",
 		"-netdev", "user,id=n0,restrict=on", "-device", "virtio-net-device,netdev=n0,mac=06:00:0a:53:00:03",
 	}

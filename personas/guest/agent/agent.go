@@ -28,6 +28,9 @@ const (
 	maxConns = 256
 	// requestTimeout bounds the wait for the first frame.
 	requestTimeout = 10 * time.Second
+	// acceptPause is between two tries to accept while the guest has not enough
+	// of something.
+	acceptPause = 100 * time.Millisecond
 	// refusedLinger bounds how long a refused client may go on sending, so
 	// that it reads the reason instead of a reset.
 	refusedLinger = 5 * time.Second
@@ -44,9 +47,6 @@ type Config struct {
 	// Disk is a directory on the VM's own file system, to be measured. Empty
 	// is the root directory.
 	Disk string
-	// Grow resizes that file system to its device, and returns its size in
-	// bytes. Nil refuses.
-	Grow func() (int64, error)
 	// Shutdown begins the end of the guest. It may take as long as the guest
 	// takes to end. Nil refuses.
 	Shutdown func(link.ShutdownRequest) error
@@ -82,6 +82,12 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 			return nil
 		case errors.Is(err, unix.ECONNABORTED), errors.Is(err, unix.ECONNRESET):
 			continue // the client was faster
+		case scarce(err):
+			select {
+			case <-time.After(acceptPause):
+			case <-ctx.Done():
+			}
+			continue
 		case err != nil:
 			return fmt.Errorf("accept: %w", err)
 		}
@@ -96,6 +102,17 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 			a.Handle(ctx, conn)
 		})
 	}
+}
+
+// scarce reports whether err is a want of what comes back when others end. An
+// agent that ended by it would not be started again.
+func scarce(err error) bool {
+	for _, errno := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
 }
 
 // refuse tells a client that there are too many, without waiting for it.
@@ -152,34 +169,9 @@ func (a *Agent) serve(conn net.Conn, r *frame.Reader, w *frame.Writer) error {
 		return dial(conn, w, req.Dial)
 	case req.Stats != nil:
 		return a.stats(w)
-	case req.Grow != nil:
-		return a.grow(w)
-	case req.Clock != nil:
-		return setClock(w, req.Clock)
 	default:
 		return a.shutdown(w, req.Shutdown)
 	}
-}
-
-// grow resizes the VM's own file system.
-func (a *Agent) grow(w *frame.Writer) error {
-	if a.config.Grow == nil {
-		return errors.New("grow disk: not possible here")
-	}
-	bytes, err := a.config.Grow()
-	if err != nil {
-		return err
-	}
-	return w.JSON(frame.Answer, link.GrowReply{Bytes: bytes})
-}
-
-// setClock sets the wall clock.
-func setClock(w *frame.Writer, req *link.ClockRequest) error {
-	ts := unix.NsecToTimespec(req.UnixNano)
-	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
-		return fmt.Errorf("set clock: %w", err)
-	}
-	return w.JSON(frame.Answer, link.Nothing{})
 }
 
 // shutdown answers when all that was written is on the disk, and only then

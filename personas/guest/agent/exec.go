@@ -130,7 +130,8 @@ func (c *command) start(files [3]*os.File, tty bool) (*os.Process, error) {
 			return nil, &startError{codeCannotRun, fmt.Errorf("exec %q: %w", c.args[0], err)}
 		}
 		// As execvp does: somewhere later in PATH there may be one that runs.
-		failure = &startError{codeCannotRun, fmt.Errorf("exec %q: %w", c.args[0], unwrapPath(err))}
+		// The directory is entered as the user too, which may be what is forbidden.
+		failure = &startError{codeCannotRun, fmt.Errorf("exec %q in %q: %w", c.args[0], c.dir, unwrapPath(err))}
 	}
 	return nil, failure
 }

@@ -118,6 +118,21 @@ func TestExecAsUser(t *testing.T) {
 	}
 }
 
+// The directory is entered as the user. What forbids that is not the command.
+func TestExecInADirectoryOfOthers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to become someone else")
+	}
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	code, _, _, err := run(t, link.ExecRequest{Args: []string{"ls"}, User: "12345", Dir: dir}, "")
+	if want := fmt.Sprintf("exec %q in %q: permission denied", "ls", dir); code != 126 || err == nil || err.Error() != want {
+		t.Errorf("got %d, %v; want %s", code, err, want)
+	}
+}
+
 func TestExecCarriesMuch(t *testing.T) {
 	const size = 100 << 20
 	seed := [32]byte{1}

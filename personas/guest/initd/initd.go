@@ -30,23 +30,23 @@ type Init struct {
 	Report func(error)
 }
 
-// Run serves until a signal says to end. The agent runs already, as pid.
-func (i *Init) Run(pid int) error {
+// Run starts the agent and serves until a signal says to end. An agent that
+// cannot be started the first time is an error; later it is tried again.
+func (i *Init) Run() error {
 	// All signals: for one that is not taken, Go's runtime would exit, and the
-	// exit of PID 1 is a kernel panic.
+	// exit of PID 1 is a kernel panic. They stay taken, for the end too.
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
-	defer signal.Stop(signals)
 	// Without an error to be seen when it is refused, as in a container, where
 	// Ctrl-Alt-Del is not ours.
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
 
+	pid, err := i.Agent()
+	if err != nil {
+		return err
+	}
 	restart := time.NewTimer(0)
 	restart.Stop()
-	// Something may have ended before signals were taken.
-	if reap(pid) {
-		restart.Reset(restartDelay)
-	}
 	for {
 		select {
 		case sig := <-signals:

@@ -36,18 +36,12 @@ func beInit() int {
 		}
 		return cmd.Process.Pid, nil
 	}
-	pid, err := agent()
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
 	own := initd.Init{
 		Agent:  agent,
 		End:    func() error { fmt.Println("end"); return nil },
 		Report: func(err error) { fmt.Println(err) },
 	}
-	fmt.Println("running")
-	if err := own.Run(pid); err != nil {
+	if err := own.Run(); err != nil {
 		fmt.Println(err)
 		return 1
 	}

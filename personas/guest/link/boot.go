@@ -21,6 +21,12 @@ const (
 	InitImage InitMode = "image"
 )
 
+// Inits are the places of an image's init, best first. The import of an image looks for
+// it in the same ones.
+func Inits() []string {
+	return []string{"/sbin/init", "/usr/sbin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/etc/init"}
+}
+
 // BootConfig is all that a guest is told. Nothing of it is on the kernel's
 // command line, and nothing of it is written into an image: what it changes, it
 // changes on the disk of the VM.

@@ -18,9 +18,6 @@ type CopyOptions struct {
 	// only for root. Without it, copies belong to root in the guest, and to
 	// the caller on the host.
 	Owners bool
-	// Trusted keeps, out of the guest, device nodes, setuid bits and
-	// capabilities too. It is for a guest that the caller trusts like itself.
-	Trusted bool
 }
 
 // CopyIn copies the files and trees at sources, on the host, to dest in the
@@ -81,8 +78,6 @@ func CopyOut(ctx context.Context, conn net.Conn, sources []string, dest string, 
 	if err := unbound(ctx, conn); err != nil {
 		return explain(ctx, "copy from guest", err)
 	}
-	err := tree.Unpack(frame.NewReader(conn), dest, names, tree.Options{
-		Owners: opt.Owners && os.Geteuid() == 0, Trusted: opt.Trusted,
-	})
+	err := tree.Unpack(frame.NewReader(conn), dest, names, tree.Options{Owners: opt.Owners && os.Geteuid() == 0})
 	return explain(ctx, "copy from guest", err)
 }

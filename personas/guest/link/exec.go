@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 
 	"banger/personas/guest/link/frame"
 )
@@ -76,7 +77,7 @@ func Exec(ctx context.Context, conn net.Conn, req ExecRequest, stdio ExecIO) (in
 		if err := unbound(ctx, conn); err != nil {
 			return -1, explain(ctx, "exec", err)
 		}
-		exit, err = converse(r, w, req, stdio)
+		exit, err = converse(conn, r, w, req, stdio)
 	}
 	if err != nil {
 		return -1, explain(ctx, "exec", err)
@@ -116,12 +117,14 @@ func decodeExit(payload []byte) (*ExitReply, error) {
 }
 
 // converse carries the streams of a running command until it has ended.
-func converse(r *frame.Reader, w *frame.Writer, req ExecRequest, stdio ExecIO) (*ExitReply, error) {
+func converse(conn net.Conn, r *frame.Reader, w *frame.Writer, req ExecRequest, stdio ExecIO) (*ExitReply, error) {
 	win := newWindow(StdinWindow)
 	done := make(chan struct{})
 	var control sync.WaitGroup
 	control.Go(func() { sendControl(w, stdio, done) })
 	defer control.Wait()
+	// What is on its way to a guest that reads no more would be waited for.
+	defer func() { _ = conn.SetWriteDeadline(time.Unix(1, 0)) }()
 	defer close(done)
 	defer win.close()
 	if req.Stdin && stdio.Stdin != nil {

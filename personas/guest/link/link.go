@@ -31,7 +31,7 @@
 //	  |<---------------------------- Answer --|
 //	  |<-- the bytes of a TCP connection ---->|
 //
-//	  |-- Request {stats, grow, shutdown} --->|
+//	  |-- Request {stats, shutdown} --------->|
 //	  |<---------------------------- Answer --|
 //
 // Neither side relies on half-closed connections, because Firecracker does not

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -51,6 +52,47 @@ func reply(t *testing.T, text string) net.Conn {
 			io.WriteString(conn, text)
 		}
 	})
+}
+
+// A guest that has ended the command need not have read what was sent to it.
+func TestExecEndsWithAGuestThatReadsNoMore(t *testing.T) {
+	signals, full, ended := make(chan syscall.Signal), make(chan struct{}), make(chan struct{})
+	defer close(ended)
+	conn := peer(t, func(conn net.Conn) {
+		w := frame.NewWriter(conn)
+		if _, _, err := frame.NewReader(conn).Next(); err == nil {
+			_ = w.JSON(frame.Started, StartedReply{PID: 1})
+		}
+		<-full
+		_ = w.JSON(frame.Exit, ExitReply{Code: 3})
+		<-ended
+	})
+	go func() {
+		defer close(full)
+		for {
+			select {
+			case signals <- syscall.SIGUSR1:
+			case <-time.After(100 * time.Millisecond): // nobody takes more
+				return
+			}
+		}
+	}()
+	exit := make(chan int, 1)
+	go func() {
+		code, err := Exec(t.Context(), conn, ExecRequest{Args: []string{"x"}}, ExecIO{Signals: signals})
+		if err != nil {
+			t.Error(err)
+		}
+		exit <- code
+	}()
+	select {
+	case code := <-exit:
+		if code != 3 {
+			t.Errorf("exit code %d", code)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("exec waits for a guest that reads no more")
+	}
 }
 
 func TestHostileAnswers(t *testing.T) {
@@ -112,7 +154,6 @@ func TestSilentGuest(t *testing.T) {
 			return err
 		},
 		"query":    func(ctx context.Context) error { _, err := Query(ctx, silent()); return err },
-		"grow":     func(ctx context.Context) error { _, err := Grow(ctx, silent()); return err },
 		"shutdown": func(ctx context.Context) error { return Shutdown(ctx, silent(), ShutdownRequest{}) },
 		"copy in": func(ctx context.Context) error {
 			return CopyIn(ctx, silent(), []string{t.TempDir()}, "/x", CopyOptions{})

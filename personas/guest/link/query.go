@@ -28,12 +28,6 @@ type Stats struct {
 	Execs int `json:"execs"`
 }
 
-// GrowReply is the answer to a GrowRequest.
-type GrowReply struct {
-	// Bytes is the size of the file system afterwards.
-	Bytes int64 `json:"bytes"`
-}
-
 // Nothing is the answer to a request that has none.
 type Nothing struct{}
 
@@ -43,19 +37,6 @@ func Query(ctx context.Context, conn net.Conn) (Stats, error) {
 	var s Stats
 	err := ask(ctx, conn, "query guest", Request{Stats: &StatsRequest{}}, &s)
 	return s, err
-}
-
-// Grow resizes the VM's own file system, mounted as it is, to the size of its
-// device, and returns the new size in bytes. It ends with ctx, and closes conn.
-func Grow(ctx context.Context, conn net.Conn) (bytes int64, err error) {
-	var g GrowReply
-	err = ask(ctx, conn, "grow guest disk", Request{Grow: &GrowRequest{}}, &g)
-	return g.Bytes, err
-}
-
-// SetClock sets the guest's wall clock. It ends like Query, and closes conn.
-func SetClock(ctx context.Context, conn net.Conn, unixNano int64) error {
-	return ask(ctx, conn, "set guest clock", Request{Clock: &ClockRequest{UnixNano: unixNano}}, &Nothing{})
 }
 
 // Shutdown asks the guest to end, and returns when all that was written before
@@ -72,7 +53,7 @@ func ask(ctx context.Context, conn net.Conn, doing string, req Request, answer a
 	if err := open(ctx, conn, frame.NewWriter(conn), req); err != nil {
 		return explain(ctx, doing, err)
 	}
-	if req.Grow != nil || req.Shutdown != nil {
+	if req.Shutdown != nil {
 		if err := unbound(ctx, conn); err != nil {
 			return explain(ctx, doing, err)
 		}

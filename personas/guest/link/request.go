@@ -18,8 +18,6 @@ type Request struct {
 	CopyOut  *CopyOutRequest  `json:"copy_out,omitempty"`
 	Dial     *DialRequest     `json:"dial,omitempty"`
 	Stats    *StatsRequest    `json:"stats,omitempty"`
-	Grow     *GrowRequest     `json:"grow,omitempty"`
-	Clock    *ClockRequest    `json:"clock,omitempty"`
 	Shutdown *ShutdownRequest `json:"shutdown,omitempty"`
 }
 
@@ -73,14 +71,6 @@ type CopyOutRequest struct {
 
 // StatsRequest asks how the guest is.
 type StatsRequest struct{}
-
-// GrowRequest asks to grow the VM's own file system to the size of its device.
-type GrowRequest struct{}
-
-// ClockRequest sets the guest's wall clock, as is due after a restore.
-type ClockRequest struct {
-	UnixNano int64 `json:"unix_nano"`
-}
 
 // ShutdownRequest asks the guest to end. Its VMM exits then.
 type ShutdownRequest struct {
@@ -137,8 +127,7 @@ func DecodeRequest(payload []byte) (Request, error) {
 func (r Request) Validate() error {
 	set := 0
 	for _, is := range []bool{
-		r.Exec != nil, r.CopyIn != nil, r.CopyOut != nil, r.Dial != nil, r.Stats != nil,
-		r.Grow != nil, r.Clock != nil, r.Shutdown != nil,
+		r.Exec != nil, r.CopyIn != nil, r.CopyOut != nil, r.Dial != nil, r.Stats != nil, r.Shutdown != nil,
 	} {
 		if is {
 			set++

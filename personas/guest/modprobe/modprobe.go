@@ -48,9 +48,9 @@ func Dependencies(table, module string) []string {
 	return nil
 }
 
-// Aliased returns the modules that modules.alias, whose text is table, has for a
+// aliased returns the modules that modules.alias, whose text is table, has for a
 // name by which the kernel asks, such as "fs-overlay" or "rtnl-link-bridge".
-func Aliased(table, name string) (modules []string) {
+func aliased(table, name string) (modules []string) {
 	name = canonical(name)
 	for line := range strings.Lines(table) {
 		fields := strings.Fields(line)
@@ -95,7 +95,7 @@ func Load(dir, name string) error {
 		if err != nil {
 			return err
 		}
-		if modules = Aliased(string(aliases), name); len(modules) == 0 {
+		if modules = aliased(string(aliases), name); len(modules) == 0 {
 			return fmt.Errorf("load module %q: %w", name, os.ErrNotExist)
 		}
 	}

@@ -54,7 +54,7 @@ alias crypto-crc32c crc32c_generic
 		"short":                      nil,
 		"":                           nil,
 	} {
-		if got := Aliased(table, name); !slices.Equal(got, want) {
+		if got := aliased(table, name); !slices.Equal(got, want) {
 			t.Errorf("%s: got %q, want %q", name, got, want)
 		}
 	}

@@ -147,8 +147,9 @@ func (u *receiver) mode(e *entry) uint32 {
 	return e.Mode & 0o777
 }
 
-// finish sets the attributes of an open file or directory. The order matters:
-// a change of owner takes setuid bits and capabilities away.
+// finish sets the attributes of an open file or directory. The order matters: a
+// change of owner takes setuid bits and capabilities away, and a mode without
+// writing forbids attributes to all but root.
 func (u *receiver) finish(f *os.File, e *entry) error {
 	fd := int(f.Fd())
 	if u.opt.Owners {
@@ -156,11 +157,11 @@ func (u *receiver) finish(f *os.File, e *entry) error {
 			return u.fail("change owner of", string(e.Path), err)
 		}
 	}
-	if err := unix.Fchmod(fd, u.mode(e)); err != nil {
-		return u.fail("change mode of", string(e.Path), err)
-	}
 	if err := writeXattrs(fd, e.Xattrs, u.opt.Trusted); err != nil {
 		return u.fail("set attributes of", string(e.Path), err)
+	}
+	if err := unix.Fchmod(fd, u.mode(e)); err != nil {
+		return u.fail("change mode of", string(e.Path), err)
 	}
 	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: e.Sec, Nsec: e.Nsec}}
 	if err := unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), times, 0); err != nil {

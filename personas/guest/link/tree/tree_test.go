@@ -2,12 +2,14 @@ package tree
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -130,6 +132,16 @@ func exotic(t *testing.T, dir string) {
 			unix.Mknod(in("null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))),
 			unix.Chmod(in("sub/big"), 0o4755),
 		)
+		const lowPorts = "\x01\x00\x00\x02\x00\x04" // CAP_NET_BIND_SERVICE, permitted and in effect
+		// Its mask is what the mode has for the group.
+		list := "\x02\x00\x00\x00" + acl(1, 6, -1) + acl(2, 7, 1234) + acl(4, 0, -1) + acl(16, 4, -1) + acl(32, 0, -1)
+		for _, x := range []struct{ name, attr, value string }{
+			{"sub/big", "security.capability", lowPorts + strings.Repeat("\x00", 14)}, {"file", "system.posix_acl_access", list},
+		} {
+			if err := unix.Setxattr(in(x.name), x.attr, []byte(x.value), 0); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+				t.Fatal(x.attr, err)
+			}
+		}
 	}
 	must(t, os.Chmod(in("locked"), 0o500))
 	t.Cleanup(func() { os.Chmod(in("locked"), 0o700) })
@@ -137,6 +149,13 @@ func exotic(t *testing.T, dir string) {
 	for _, name := range []string{"sub/old", "sub/symlink", "sub"} {
 		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, in(name), old, unix.AT_SYMLINK_NOFOLLOW))
 	}
+}
+
+// acl is one entry of an access control list, as the kernel has it.
+func acl(tag, perm uint16, id int32) string {
+	b := binary.LittleEndian.AppendUint16(nil, tag)
+	b = binary.LittleEndian.AppendUint16(b, perm)
+	return string(binary.LittleEndian.AppendUint32(b, uint32(id)))
 }
 
 func TestCopyKeepsEverything(t *testing.T) {
@@ -163,6 +182,40 @@ func TestCopyKeepsEverything(t *testing.T) {
 	// But for the first line: a directory that only gets contents is not theirs.
 	if diff := cmp.Diff(listing(t, from)[1:], listing(t, to)[1:]); diff != "" {
 		t.Fatalf("the second copy differs:\n%s", diff)
+	}
+}
+
+// asUser lets somebody else than root, who can make files in dir, do what do does.
+func asUser(t *testing.T, dir string, do func() error) error {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return do()
+	}
+	must(t, os.Chown(dir, 65534, 65534), os.Chmod(filepath.Dir(dir), 0o711))
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	_, err := unix.SetfsuidRetUid(65534)
+	must(t, err)
+	defer unix.SetfsuidRetUid(0)
+	return do()
+}
+
+// For all but root, a file that is not to be written to takes no attributes.
+func TestReadOnlyFileKeepsItsAttributesForAUser(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	file := filepath.Join(from, "f")
+	must(t, os.WriteFile(file, []byte("x"), 0o644))
+	if err := unix.Setxattr(file, "user.note", []byte("kept"), 0); err != nil {
+		t.Skipf("needs attributes on %s: %v", from, err)
+	}
+	must(t, os.Chmod(file, 0o444))
+	must(t, asUser(t, to, func() error { return transfer(t, []string{file}, to, Options{}) }))
+	var st unix.Stat_t
+	must(t, unix.Stat(filepath.Join(to, "f"), &st))
+	note := make([]byte, 16)
+	n, err := unix.Getxattr(filepath.Join(to, "f"), "user.note", note)
+	if st.Mode != unix.S_IFREG|0o444 || err != nil || string(note[:n]) != "kept" {
+		t.Errorf("mode %o, attribute %q, %v", st.Mode, note[:max(n, 0)], err)
 	}
 }
 
