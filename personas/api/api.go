@@ -10,9 +10,13 @@ package api
 import (
 	"fmt"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // SocketPath is where bangerd listens on this host.
@@ -98,7 +102,7 @@ const (
 const (
 	MaxEnvBytes  = 128 << 10 // all entries together, as a Linux guest's kernel takes
 	MaxCPUs      = 32
-	MinMemMiB    = 64
+	MinMemMiB    = 96      // below it, a distribution's kernel has no room for its initrd
 	MaxMemMiB    = 1 << 20 // 1 TiB
 	MinDiskBytes = 64 << 20
 	MaxDiskBytes = 16 << 40
@@ -197,8 +201,8 @@ func (s *VMSpec) Validate() error {
 			return fmt.Errorf("environment: want at most %d bytes", MaxEnvBytes)
 		}
 	}
-	if strings.ContainsRune(s.User, 0) || len(s.User) > 256 {
-		return fmt.Errorf("user %q: want a name or a number, optionally with :group", clip(s.User))
+	if err := checkUser(s.User); err != nil {
+		return err
 	}
 	if s.WorkDir != "" && (!strings.HasPrefix(s.WorkDir, "/") || strings.ContainsRune(s.WorkDir, 0) || len(s.WorkDir) > maxPath) {
 		return fmt.Errorf("workdir %q: want an absolute path in the guest", clip(s.WorkDir))
@@ -219,6 +223,29 @@ const (
 	MaxKeys     = 16
 	MaxKeyBytes = 8 << 10
 )
+
+// maxID is the largest uid or gid that a command in the guest can have.
+const maxID = 1<<31 - 1
+
+// checkUser refuses what cannot be a user of a guest, whom only the guest knows: a
+// name or a number, and a group behind a colon. Nothing is the default.
+func checkUser(spec string) error {
+	parts := strings.Split(spec, ":")
+	bad := len(parts) > 2 || len(spec) > 256 || spec != "" && slices.Contains(parts, "")
+	for _, part := range parts {
+		bad = bad || strings.ContainsFunc(part, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) || r == utf8.RuneError })
+		if part == "" || strings.Trim(part, "0123456789") != "" {
+			continue
+		}
+		if id, err := strconv.ParseInt(part, 10, 64); err != nil || id > maxID {
+			return fmt.Errorf("user %q: want numbers up to %d", clip(spec), maxID)
+		}
+	}
+	if bad {
+		return fmt.Errorf("user %q: want a name or a number, optionally with :group", clip(spec))
+	}
+	return nil
+}
 
 // maxPath bounds a path in the guest, in bytes, as Linux does.
 const maxPath = 4095
@@ -308,22 +335,29 @@ type Kernel struct {
 	CreatedAt time.Time `json:"created_at"`
 }
 
+// MaxRefBytes is the longest reference of an image in an archive.
+const MaxRefBytes = 512
+
 // ImportRequest describes the descriptors that an import passes: the source
-// first, then a kernel's module directory where Modules is set.
+// first, then a kernel's module directory where Modules is set, then its
+// configuration where Config is.
 type ImportRequest struct {
-	Name    string `json:"name,omitempty"` // derived from Source if empty
-	Source  string `json:"source"`         // as the user named it, for the record only; never opened
+	Name    string `json:"name"`
+	Source  string `json:"source"`        // as the user named it, for the record only; never opened
+	Ref     string `json:"ref,omitempty"` // chooses one of several images in an archive, by name or digest
 	Default bool   `json:"default,omitempty"`
 	Modules bool   `json:"modules,omitempty"`
+	Config  bool   `json:"config,omitempty"`
 	Release string `json:"release,omitempty"` // of the module directory
 }
 
 // Validate reports what is wrong with r.
 func (r *ImportRequest) Validate() error {
-	if r.Name != "" {
-		if err := CheckName(r.Name); err != nil {
-			return err
-		}
+	if err := CheckName(r.Name); err != nil {
+		return err
+	}
+	if len(r.Ref) > MaxRefBytes || strings.ContainsFunc(r.Ref, func(c rune) bool { return c <= ' ' || !unicode.IsPrint(c) }) {
+		return fmt.Errorf("reference: longer than %d bytes, or with a blank or control character", MaxRefBytes)
 	}
 	if len(r.Source) > 4096 || strings.ContainsRune(r.Source, 0) {
 		return fmt.Errorf("source: longer than 4096 bytes or with a NUL")

@@ -1,14 +1,18 @@
 package api
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,6 +65,17 @@ func TestValidateSpec(t *testing.T) {
 		}
 		if err != nil && len(err.Error()) > 512 {
 			t.Errorf("%s: the error has %d bytes", c.name, len(err.Error()))
+		}
+	}
+}
+
+func TestValidateImport(t *testing.T) {
+	for ref, ok := range map[string]bool{
+		"": true, "debian:12": true, "registry.example:5000/a/b@sha256:" + strings.Repeat("a", 64): true, strings.Repeat("a", MaxRefBytes): true,
+		strings.Repeat("a", MaxRefBytes+1): false, "a b": false, "a\n": false, "\x1b[2J": false, "a\x00": false, "a\u200e": false,
+	} {
+		if err := (&ImportRequest{Name: "a", Source: "a", Ref: ref}).Validate(); (err == nil) != ok || err != nil && len(err.Error()) > 512 {
+			t.Errorf("%.80q: %v", ref, err)
 		}
 	}
 }
@@ -242,5 +257,49 @@ func TestClientGivesUp(t *testing.T) {
 			t.Errorf("%s: got %v", name, err)
 		}
 		conn.Close()
+	}
+}
+
+// Nor is the descriptor waited for that a daemon has promised.
+func TestClientGivesUpOnADescriptor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { _, err := New(path, "id").Agent(ctx, "a"); done <- err }()
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	// Until the client has read that, it waits for the answer.
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for unread := 1; unread > 0; time.Sleep(time.Millisecond) {
+		cerr := raw.Control(func(fd uintptr) { unread, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+		if err := errors.Join(cerr, err); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	select {
+	case err := <-done:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it waits on")
 	}
 }

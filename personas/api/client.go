@@ -138,9 +138,11 @@ func (c *Client) Agent(ctx context.Context, name string) (*net.UnixConn, error) 
 		return nil, err
 	}
 	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
 	files, err := RecvFiles(conn, "agent connection")
 	if err != nil {
-		return nil, fmt.Errorf("receive agent connection: %w", err)
+		return nil, fmt.Errorf("receive agent connection: %w", cmp.Or(ctx.Err(), err))
 	}
 	defer files[0].Close()
 	agent, err := net.FileConn(files[0])
@@ -192,12 +194,15 @@ func (c *Client) DeleteKernel(ctx context.Context, name string) error {
 }
 
 // ImportKernel imports a kernel package or a kernel file, with the module
-// directory beside it where modules is not nil. Both stay the caller's.
-func (c *Client) ImportKernel(ctx context.Context, req ImportRequest, src, modules *os.File, progress func(Event)) (k Kernel, err error) {
+// directory and the configuration beside it where they are not nil. All stay
+// the caller's.
+func (c *Client) ImportKernel(ctx context.Context, req ImportRequest, src, modules, config *os.File, progress func(Event)) (k Kernel, err error) {
 	files := []*os.File{src}
-	if modules != nil {
-		req.Modules = true
-		files = append(files, modules)
+	req.Modules, req.Config = modules != nil, config != nil
+	for _, f := range []*os.File{modules, config} {
+		if f != nil {
+			files = append(files, f)
+		}
 	}
 	return k, c.importFiles(ctx, "/v1/kernels", req, files, progress, &k)
 }

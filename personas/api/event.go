@@ -1,6 +1,9 @@
 package api
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Event is one line of an answer that takes time. A stream ends with exactly
 // one event that has Result or Error; a stream that ends without one broke.
@@ -19,6 +22,16 @@ type Event struct {
 
 	Result json.RawMessage `json:"result,omitempty"`
 	Error  *Error          `json:"error,omitempty"`
+}
+
+// Begin tells emit that a step begins, and that it has ended when the returned
+// function is called.
+func Begin(emit func(Event), step string) (end func()) {
+	begin := time.Now()
+	emit(Event{Step: step})
+	return func() {
+		emit(Event{Step: step, Done: true, Millis: float64(time.Since(begin).Microseconds()) / 1000})
+	}
 }
 
 // Code is the kind of a failure. A program may act on it.

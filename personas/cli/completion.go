@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"banger/personas/cli/completion"
@@ -23,7 +24,11 @@ func (completionCmd) Help() string {
 
 // Run prints a script.
 func (c *completionCmd) Run(a *app) error {
-	return completion.Write(a.out, c.Shell, a.parser.Model)
+	parser, err := newParser(new(grammar), a, func(int) {})
+	if err != nil {
+		return fmt.Errorf("build grammar: %w", err)
+	}
+	return completion.Write(a.out, c.Shell, parser.Model)
 }
 
 // completeCmd prints names for the completion scripts. It starts no daemon: a

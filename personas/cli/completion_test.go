@@ -34,9 +34,10 @@ var completions = []struct {
 	{"banger vm list --output ", []string{"table", "json"}, nil},
 	{"banger completion ", []string{"bash", "zsh", "fish"}, nil},
 	{"banger image import ./some", []string{"./somefile"}, nil},
+	{"banger image import ./my", []string{"./my image.tar"}, nil},
 }
 
-// completer starts a fake daemon, and a directory with banger and somefile.
+// completer starts a fake daemon, and a directory with banger and two files.
 func completer(t *testing.T) (d *fakeDaemon, dir string, env []string) {
 	d = newFake(t)
 	d.with(func() {
@@ -47,8 +48,10 @@ func completer(t *testing.T) (d *fakeDaemon, dir string, env []string) {
 	if err := os.Symlink(os.Args[0], filepath.Join(dir, "banger")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "somefile"), nil, 0o600); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"somefile", "my image.tar"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	env = append(os.Environ(), "BANGER_TEST_SOCKET="+d.socket, "PATH="+dir+":"+os.Getenv("PATH"), "HOME="+dir, "ZDOTDIR="+dir, "XDG_CONFIG_HOME="+dir, "GORACE=atexit_sleep_ms=0")
 	return d, dir, env

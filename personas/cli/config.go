@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"banger/personas/api"
 )
@@ -87,16 +88,27 @@ func (configEditCmd) Run(ctx context.Context, a *app) error {
 	if err := os.MkdirAll(filepath.Dir(s.Path), 0o700); err != nil {
 		return fmt.Errorf("make folder of the configuration: %w", err)
 	}
-	argv := append(editor(), s.Path)
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.in, a.out, a.err
-	if err := cmd.Run(); err != nil {
-		return withHint(fmt.Errorf("run editor: %w", err), "EDITOR names the one to use")
+	if err := a.edit(s.Path); err != nil {
+		return err
 	}
 	if s, err = a.settings(ctx); err == nil && s.Error != nil {
 		return s.Error
 	}
 	return err
+}
+
+// edit runs the editor. It has the terminal, so that a signal meanwhile is one of
+// its keys, or for it to see as well: whoever ended it here took away what it has
+// not saved, and left the terminal as it had made it.
+func (a *app) edit(path string) error {
+	argv := append(editor(), path)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.in, a.out, a.err
+	defer a.signals.take(func(syscall.Signal) {}, syscall.SIGQUIT)()
+	if err := cmd.Run(); err != nil {
+		return withHint(fmt.Errorf("run editor: %w", err), "EDITOR names the one to use")
+	}
+	return nil
 }
 
 // editor is the user's, with its arguments.

@@ -71,6 +71,29 @@ func TestConfigEdit(t *testing.T) {
 	}
 }
 
+// Ctrl-G of emacs and Ctrl-C in what vi runs are SIGINT to all of the terminal.
+func TestEditorOutlivesItsKeys(t *testing.T) {
+	dir := t.TempDir()
+	script, path := filepath.Join(dir, "editor"), filepath.Join(dir, "config.toml")
+	const text = "#!/bin/sh\nkill -INT $PPID\nkill -QUIT $PPID\nsleep 0.2\necho saved >$1\n"
+	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("VISUAL", script)
+	ctx, signals := catchSignals(t.Context())
+	defer signals.stop()
+	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, signals: signals}
+	if err := a.edit(path); err != nil {
+		t.Error(err)
+	}
+	if b, err := os.ReadFile(path); err != nil || string(b) != "saved\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if ctx.Err() != nil {
+		t.Error("the editor's key has ended banger")
+	}
+}
+
 // What is not given is left to the daemon; what is given overrides the
 // configuration, even with what is built in.
 func TestFlagsThatAreNotGiven(t *testing.T) {

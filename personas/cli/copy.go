@@ -15,7 +15,7 @@ type vmCopyCmd struct {
 
 // Help returns examples.
 func (vmCopyCmd) Help() string {
-	return `Files and trees keep their modes, times, links and holes. A destination that is a directory takes the sources under their names; with several sources it must be one. A source that ends in "/." means what is in the directory. A local path with a colon is written as ./a:b.
+	return `Files and trees keep their modes, times, links and holes; setuid, setgid and sticky bits go into a guest, and do not come out of it. A destination that is a directory takes the sources under their names; with several sources it must be one. A source that ends in "/." means what is in the directory. A local path with a colon is written as ./a:b.
 
     banger vm cp site.tar.gz config web:/srv/
     banger vm cp web:/var/log/syslog .
@@ -89,6 +89,8 @@ func splitPath(arg string) (vm, path string, err error) {
 	switch {
 	case arg == "":
 		return "", "", usagef("a path is empty")
+	case arg == "-":
+		return "", "", &usageError{`"-" is no path: vm cp has no streams`, `"banger vm exec VM -- tar -c PATH" writes one, "banger vm exec -i VM -- tar -x" reads it; a file of that name is ./-`}
 	case !ok || strings.Contains(vm, "/"):
 		return "", arg, nil
 	case vm == "" || path == "":

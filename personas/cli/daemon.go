@@ -37,13 +37,14 @@ func (a *app) daemon(ctx context.Context) (*api.Client, error) {
 
 // unreachable explains to a user without rights why the daemon cannot be used.
 func unreachable(err error) error {
-	const ways = `run "sudo banger ..." (which starts bangerd as you, if none runs); after that, "banger ..." works as long as your bangerd runs`
+	const ways = `"sudo banger ..." starts bangerd as you, and as long as it runs, "banger ..." works too; "sudo banger system install --owner $USER" installs it, and sudo is never needed again`
+	const others = `only the owner of this host's banger can use it; "sudo banger system status" says who that is`
 	gone := errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 	switch {
 	case gone && isInstalled():
 		return withHint(errors.New("connect to bangerd: it does not run"), `"systemctl status bangerd" says why; "sudo banger system restart" starts it`)
 	case errors.Is(err, fs.ErrPermission):
-		return withHint(errors.New("connect to bangerd: it belongs to another user"), ways)
+		return withHint(errors.New("connect to bangerd: it belongs to another user"), others)
 	case gone:
 		return withHint(errors.New("connect to bangerd: it does not run"), ways)
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -10,7 +11,6 @@ import (
 	"banger/install"
 	"banger/install/doctor"
 	"banger/install/layout"
-	"banger/personas"
 	"banger/personas/cli/bringup"
 )
 
@@ -46,15 +46,14 @@ func (c doctorCmd) Run(ctx context.Context, a *app) error {
 	}
 	host := a.config.Host
 	if host.StateDir == "" {
-		host.StateDir = a.stateDir(ctx)
+		host.StateDir = a.stateDir(ctx, installed || broken)
 	}
 	if installed {
-		host.Firecracker = record.Firecracker.Path
+		host.Firecracker = cmp.Or(record.Firecracker.Path, layout.Firecracker)
 	}
 	checks := doctor.Checks(host)
 	if installed {
-		version, _, _ := personas.BuildInfo()
-		checks = append(checks, install.Checks(record, version)...)
+		checks = append(checks, install.Checks(record, build(), a.versions)...)
 	}
 	if broken {
 		checks = append(checks, doctor.Check{Name: "installation", Run: func(context.Context) doctor.Result {
@@ -71,13 +70,30 @@ func (c doctorCmd) Run(ctx context.Context, a *app) error {
 	return nil
 }
 
+// versions asks the services that run which they are, by name.
+func (a *app) versions(ctx context.Context) (map[string]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, quickTimeout)
+	defer cancel()
+	s, err := a.client().Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if s.Helper == nil {
+		return nil, errors.New(s.Error)
+	}
+	return map[string]string{"bangerd": s.Daemon.Version, "banger-helper": s.Helper.Version}, nil
+}
+
 // stateDir returns where the state lives: a daemon that runs knows, else it is
-// where one would be started.
-func (a *app) stateDir(ctx context.Context) string {
+// where systemd, or whoever calls, would start one.
+func (a *app) stateDir(ctx context.Context, installed bool) string {
 	ctx, cancel := context.WithTimeout(ctx, quickTimeout)
 	defer cancel()
 	if v, err := a.client().Version(ctx); err == nil && v.State != "" {
 		return v.State
+	}
+	if installed {
+		return layout.OwnerState
 	}
 	if os.Geteuid() == 0 {
 		// Without an owner there is no directory yet; the check says so.

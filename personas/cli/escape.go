@@ -3,6 +3,8 @@ package cli
 import (
 	"io"
 	"unicode/utf8"
+
+	"banger/personas/guest/link/frame"
 )
 
 // escaper makes what passes through it harmless for a terminal: control
@@ -27,7 +29,7 @@ func (e *escaper) Write(p []byte) (int, error) {
 		case r == '\n' || r == '\t':
 			out = append(out, byte(r))
 		default:
-			out = append(out, visible(r, string(data[:n]))...)
+			out = append(out, frame.Visible(r, string(data[:n]))...)
 		}
 		data = data[n:]
 	}
@@ -47,7 +49,7 @@ func (e *escaper) Close() error {
 	var out []byte
 	for _, b := range e.rest {
 		r, _ := utf8.DecodeRune([]byte{b})
-		out = append(out, visible(r, string([]byte{b}))...)
+		out = append(out, frame.Visible(r, string([]byte{b}))...)
 	}
 	e.rest = nil
 	_, err := e.w.Write(out)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -66,6 +67,44 @@ type signalError struct{ signal syscall.Signal }
 
 func (e *signalError) Error() string { return "ended by " + e.signal.String() }
 
+// endedBy returns err with cause, once, in the place of all that is but its
+// consequence. Other failures of a joined error stay.
+func endedBy(cause, err error) error {
+	parts := joined(err)
+	switch {
+	case parts != nil:
+	case errors.Is(err, context.Canceled), errors.Is(err, cause):
+		return cause
+	default:
+		return err
+	}
+	var errs []error
+	for _, e := range parts {
+		if e = endedBy(cause, e); e != cause || !slices.Contains(errs, cause) {
+			errs = append(errs, e)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// joined returns the errors that errors.Join has made err of. One that wraps several in
+// words of its own is a single one.
+func joined(err error) []error {
+	several, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return nil
+	}
+	parts := several.Unwrap()
+	lines := make([]string, len(parts))
+	for i, e := range parts {
+		lines[i] = e.Error()
+	}
+	if err.Error() != strings.Join(lines, "\n") {
+		return nil
+	}
+	return parts
+}
+
 // exitCode returns the exit code for err.
 func exitCode(err error) int {
 	var (
@@ -89,8 +128,8 @@ func exitCode(err error) int {
 
 // report prints err for the user, each of a joined error on its own.
 func (a *app) report(err error) {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		for _, e := range joined.Unwrap() {
+	if parts := joined(err); parts != nil {
+		for _, e := range parts {
 			a.report(e)
 		}
 		return

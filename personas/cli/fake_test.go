@@ -101,11 +101,18 @@ func (d *fakeDaemon) listen() {
 	mux.HandleFunc("GET /v1/images", func(w http.ResponseWriter, r *http.Request) {
 		d.with(func() { json.NewEncoder(w).Encode(d.images) })
 	})
+	mux.HandleFunc("DELETE /v1/images/{name}", d.deleteImage)
 	mux.HandleFunc("POST /v1/vms", d.create)
 	mux.HandleFunc("GET /v1/vms/{name}", d.show)
 	mux.HandleFunc("DELETE /v1/vms/{name}", d.delete)
 	mux.HandleFunc("POST /v1/vms/{name}/{verb}", d.verb)
 	mux.HandleFunc("GET /v1/vms/{name}/logs", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("follow") == "true" {
+			io.WriteString(w, "ready\n")
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+			return
+		}
 		io.WriteString(w, "boot\r\n\x1b[31mred\x1b[0m\r\n")
 	})
 	mux.HandleFunc("POST /v1/images", d.importFile)
@@ -240,10 +247,23 @@ func (d *fakeDaemon) delete(w http.ResponseWriter, r *http.Request) {
 		refuse(w, e)
 		return
 	}
+	if d.blocked(r, "delete") {
+		return
+	}
 	d.mu.Lock()
 	delete(d.vms, vm.Name)
 	d.mu.Unlock()
 	d.answer(w, struct{}{})
+}
+
+func (d *fakeDaemon) deleteImage(w http.ResponseWriter, r *http.Request) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	left := slices.DeleteFunc(slices.Clone(d.images), func(i api.Image) bool { return i.Name == r.PathValue("name") })
+	if len(left) == len(d.images) {
+		refuse(w, &api.Error{Code: api.CodeNotFound, Message: "no image " + r.PathValue("name")})
+	}
+	d.images = left
 }
 
 func (d *fakeDaemon) verb(w http.ResponseWriter, r *http.Request) {
@@ -314,6 +334,9 @@ func (d *fakeDaemon) importFile(w http.ResponseWriter, r *http.Request) {
 	names := []string{"source"}
 	if req.Modules {
 		names = append(names, "modules")
+	}
+	if req.Config {
+		names = append(names, "config")
 	}
 	files, err := api.RecvFiles(conn, names...)
 	if err != nil {

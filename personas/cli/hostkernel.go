@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,29 +19,36 @@ func openHostKernel(root string) (*kernelSource, error) {
 		return nil, fmt.Errorf("find running kernel: %w", err)
 	}
 	release := unix.ByteSliceToString(u.Release[:])
-	image, modules := hostKernel(root, release)
-	s, err := openKernel(image, modules)
+	image, modules, config := hostKernel(root, release)
+	s, err := openKernel(image, modules, config)
 	switch {
 	case err == nil:
 		return s, nil
-	case isDenied(image) || isDenied(modules):
+	case isDenied(image) || isDenied(modules) || config != "" && isDenied(config):
 		return nil, withHint(fmt.Errorf("open kernel of this host: %w", err), `run "sudo banger kernel import --host"`)
 	}
 	return nil, withHint(fmt.Errorf("open kernel of this host: %w", err),
 		"the running kernel %s has no file here, as in a container or after an upgrade; import a kernel package instead: banger kernel import linux-image-*.deb", release)
 }
 
-// hostKernel returns where distributions keep a kernel and its modules: Debian and
-// Ubuntu in /boot; Fedora and Arch beside the modules; some uncompressed.
-func hostKernel(root, release string) (image, modules string) {
+// hostKernel returns where distributions keep a kernel, its modules and its
+// configuration: Debian and Ubuntu in /boot; Fedora and Arch beside the modules;
+// some uncompressed. config is empty if there is none.
+func hostKernel(root, release string) (image, modules, config string) {
 	modules = filepath.Join(root, "/lib/modules", release)
-	usual := filepath.Join(root, "/boot/vmlinuz-"+release)
-	for _, image := range []string{usual, filepath.Join(modules, "vmlinuz"), filepath.Join(root, "/boot/vmlinux-"+release)} {
-		if info, err := os.Stat(image); err == nil && info.Mode().IsRegular() {
-			return image, modules
+	boot := func(name string) string { return filepath.Join(root, "/boot", name+"-"+release) }
+	image = cmp.Or(firstFile(boot("vmlinuz"), filepath.Join(modules, "vmlinuz"), boot("vmlinux")), boot("vmlinuz"))
+	return image, modules, firstFile(boot("config"), filepath.Join(modules, "config"))
+}
+
+// firstFile returns the first of paths that is a regular file, or nothing.
+func firstFile(paths ...string) string {
+	for _, path := range paths {
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+			return path
 		}
 	}
-	return usual, modules
+	return ""
 }
 
 // isDenied reports whether this user may not look at path.

@@ -12,37 +12,43 @@ import (
 
 	"banger/personas/api"
 	"banger/store/kernel"
+	"banger/testdata/assets"
 )
 
 func TestHostKernelIsWhereDistributionsPutIt(t *testing.T) {
 	const release = "6.1.0-test"
 	for name, c := range map[string]struct {
-		files []string
-		want  string
+		files  []string
+		want   string
+		config string
 	}{
-		"Debian":           {[]string{"boot/vmlinuz-" + release, "boot/vmlinuz-5.0", "boot/vmlinux-" + release}, "boot/vmlinuz-" + release},
-		"Fedora, Arch":     {[]string{"lib/modules/" + release + "/vmlinuz"}, "lib/modules/" + release + "/vmlinuz"},
-		"not compressed":   {[]string{"boot/vmlinux-" + release}, "boot/vmlinux-" + release},
-		"another's, alone": {[]string{"boot/vmlinuz-5.0"}, "boot/vmlinuz-" + release}, // which is told to be missing
+		"Debian":           {[]string{"boot/vmlinuz-" + release, "boot/vmlinuz-5.0", "boot/vmlinux-" + release, "boot/config-" + release}, "boot/vmlinuz-" + release, "boot/config-" + release},
+		"Fedora, Arch":     {[]string{"lib/modules/" + release + "/vmlinuz", "lib/modules/" + release + "/config"}, "lib/modules/" + release + "/vmlinuz", "lib/modules/" + release + "/config"},
+		"not compressed":   {[]string{"boot/vmlinux-" + release, "boot/config-5.0"}, "boot/vmlinux-" + release, ""},
+		"another's, alone": {[]string{"boot/vmlinuz-5.0"}, "boot/vmlinuz-" + release, ""}, // which is told to be missing
 	} {
 		root := t.TempDir()
 		for _, f := range c.files {
 			plant(t, filepath.Join(root, f), "kernel")
 		}
-		image, modules := hostKernel(root, release)
-		if image != filepath.Join(root, c.want) || modules != filepath.Join(root, "lib/modules", release) {
-			t.Errorf("%s: got %s and %s", name, image, modules)
+		image, modules, config := hostKernel(root, release)
+		if c.config != "" {
+			c.config = filepath.Join(root, c.config)
+		}
+		if image != filepath.Join(root, c.want) || modules != filepath.Join(root, "lib/modules", release) || config != c.config {
+			t.Errorf("%s: got %s, %s and %s", name, image, modules, config)
 		}
 	}
-	if image, modules := hostKernel("", release); image != "/boot/vmlinuz-"+release || modules != "/lib/modules/"+release {
-		t.Errorf("of this host: %s and %s", image, modules)
+	if image, modules, config := hostKernel("", release); image != "/boot/vmlinuz-"+release || modules != "/lib/modules/"+release || config != "" {
+		t.Errorf("of this host: %s, %s and %s", image, modules, config)
 	}
 }
 
 // A whole host as Debian makes one, up to a kernel that guests boot.
 func TestImportHostKernel(t *testing.T) {
+	root := debianRoot(t) // of the cache in the real home, which the fake takes away
 	d := newFake(t)
-	d.root = debianRoot(t)
+	d.root = root
 	var info kernel.Info
 	var err error
 	d.take = func(req api.ImportRequest, files []*os.File) {
@@ -52,7 +58,7 @@ func TestImportHostKernel(t *testing.T) {
 	if got.code != 0 || got.out != "host\n" || err != nil {
 		t.Fatalf("exit %d, %q, %v", got.code, got.err, err)
 	}
-	if !info.BzImage || !strings.Contains(info.Release, "cloud") || len(info.Modules.Boot) == 0 || len(info.Missing) != 0 {
+	if !info.BzImage || !info.Config || !strings.Contains(info.Release, "cloud") || len(info.Modules.Boot) == 0 || len(info.Missing) != 0 {
 		t.Errorf("imported is %+v", info)
 	}
 	if req := d.request(); req.Release != running(t) || req.Source != d.root+"/boot/vmlinuz-"+running(t) {
@@ -84,18 +90,7 @@ func TestHostKernelThatIsNotThere(t *testing.T) {
 // debianRoot unpacks Debian's kernel package as the kernel that runs here.
 func debianRoot(t *testing.T) string {
 	t.Helper()
-	cache := os.Getenv("BANGER_TEST_CACHE")
-	if cache == "" {
-		user, err := os.UserCacheDir()
-		if err != nil {
-			t.Skip("no cache directory: ", err)
-		}
-		cache = filepath.Join(user, "banger-test")
-	}
-	pkg := filepath.Join(cache, "linux-image-cloud.deb")
-	if _, err := os.Stat(pkg); err != nil {
-		t.Skipf("no Debian kernel package at %s: run testdata/assets.sh", pkg)
-	}
+	pkg := assets.File(t, "linux-image-cloud.deb")
 	root := t.TempDir()
 	if out, err := exec.Command("dpkg-deb", "-x", pkg, root).CombinedOutput(); err != nil {
 		t.Skipf("dpkg-deb: %v\n%s", err, out)
@@ -106,6 +101,7 @@ func debianRoot(t *testing.T) string {
 	}
 	for pattern, link := range map[string]string{
 		root + "/boot/vmlinuz-*": root + "/boot/vmlinuz-" + running(t),
+		root + "/boot/config-*":  root + "/boot/config-" + running(t),
 		root + modules + "*":     root + "/lib/modules/" + running(t),
 	} {
 		found, err := filepath.Glob(pattern)
@@ -124,7 +120,7 @@ func debianRoot(t *testing.T) string {
 
 // importKernel does what bangerd does with what it gets.
 func importKernel(t *testing.T, req api.ImportRequest, files []*os.File) (kernel.Info, error) {
-	if len(files) != 2 {
+	if len(files) != 3 {
 		return kernel.Info{}, fmt.Errorf("%d files came", len(files))
 	}
 	modules, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", files[1].Fd()))
@@ -132,7 +128,7 @@ func importKernel(t *testing.T, req api.ImportRequest, files []*os.File) (kernel
 		return kernel.Info{}, err
 	}
 	defer modules.Close()
-	src := kernel.Source{Path: req.Source, File: files[0], Modules: req.Release, ModulesFS: modules.FS()}
+	src := kernel.Source{Path: req.Source, File: files[0], Modules: req.Release, ModulesFS: modules.FS(), Config: files[2]}
 	return kernel.Import(t.Context(), src, filepath.Join(t.TempDir(), "kernel"))
 }
 

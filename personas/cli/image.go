@@ -25,6 +25,7 @@ type imageCmd struct {
 type imageImportCmd struct {
 	Name    string `placeholder:"NAME" help:"Name of the image. Default: from the file's name."`
 	Default bool   `help:"Make it the image of VMs that name none."`
+	Ref     string `placeholder:"REF" help:"Which of several images in an archive, such as debian:12."`
 	Source  string `arg:"" name:"file" help:"A tar (plain, gz, xz, zstd), an archive of docker save, an OCI layout (tar or directory), or - for standard input."`
 }
 
@@ -33,12 +34,14 @@ func (imageImportCmd) Help() string {
 	return `Neither root nor a mount is needed to make the image. The name of the new image is printed.
 
     mmdebstrap --variant=minbase stable debian.tar && banger image import debian.tar
-    docker save alpine | banger image import --name alpine -`
+    docker save alpine | banger image import --name alpine -
+    banger image import --name alpine --ref alpine:3 several.tar
+    sudo tar -C rootfs -c . | banger image import --name rootfs -`
 }
 
 // Run imports an image.
 func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
-	req := api.ImportRequest{Name: c.Name, Source: c.Source, Default: c.Default}
+	req := api.ImportRequest{Name: c.Name, Source: c.Source, Ref: c.Ref, Default: c.Default}
 	src, err := a.openSource(c.Source)
 	if err != nil {
 		return err
@@ -234,6 +237,7 @@ func (a *app) deleteEach(ctx context.Context, names []string, del func(*api.Clie
 	if err != nil {
 		return err
 	}
+	names = distinct(names)
 	results, errs := make([]any, len(names)), make([]error, len(names))
 	for i, name := range names {
 		if errs[i] = del(client, ctx, name); errs[i] == nil {

@@ -24,6 +24,9 @@ type installCmd struct {
 	Root        string `type:"path" placeholder:"DIR" help:"Write below DIR instead of /, and start nothing: for packages."`
 	DryRun      bool   `help:"Print every file and command, and do nothing."`
 	Firecracker string `type:"path" placeholder:"PATH" help:"Copy this Firecracker, and use no other."`
+	Jailer      string `type:"path" placeholder:"PATH" help:"Copy this jailer, of the same version, and start Firecracker by it."`
+
+	AllowDowngrade bool `help:"Let this binary take the place of a newer one."`
 }
 
 // Help returns examples.
@@ -36,14 +39,20 @@ func (installCmd) Help() string {
 
 // Run installs.
 func (c installCmd) Run(ctx context.Context, a *app) error {
-	version, commit, built := personas.BuildInfo()
 	err := install.Install(ctx, install.Options{
-		Owner: c.Owner, Prefix: c.Prefix, Root: c.Root, DryRun: c.DryRun, Firecracker: c.Firecracker,
-		Build:       install.Build{Version: version, Commit: commit, Built: built},
-		UIDs:        layout.UIDs{First: int(a.config.Scope.FirstUID), Count: int(a.config.Scope.UIDs)},
-		PlanNetwork: planNetwork, Answer: a.answers, Out: a.err,
+		Owner: c.Owner, Prefix: c.Prefix, Root: c.Root, DryRun: c.DryRun, Firecracker: c.Firecracker, Jailer: c.Jailer,
+		AllowDowngrade: c.AllowDowngrade,
+		Build:          build(),
+		UIDs:           layout.UIDs{First: int(a.config.Scope.FirstUID), Count: int(a.config.Scope.UIDs)},
+		PlanNetwork:    planNetwork, Answer: a.answers, Out: a.err,
 	})
 	return refused(err)
+}
+
+// build is what this binary says of itself.
+func build() install.Build {
+	version, commit, built := personas.BuildInfo()
+	return install.Build{Version: version, Commit: commit, Built: built}
 }
 
 // refused makes what the installer refuses a wrong command line: nothing was
@@ -57,7 +66,7 @@ func refused(err error) error {
 
 // planNetwork asks the role that knows networks, which root alone may be.
 func planNetwork(ctx context.Context) (netip.Prefix, error) {
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", "plan")
+	cmd := exec.CommandContext(ctx, "/proc/self/exe")
 	cmd.Args = []string{"banger-helper", "net", "plan"}
 	var why bytes.Buffer
 	cmd.Stderr = &why

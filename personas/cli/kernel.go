@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -25,6 +26,7 @@ type kernelImportCmd struct {
 	Default bool   `help:"Make it the kernel of VMs that name none."`
 	Host    bool   `help:"Import the kernel that this host runs, with its modules."`
 	Modules string `placeholder:"DIR" help:"Module directory of a bare vmlinux or bzImage, such as /lib/modules/6.12.0."`
+	Config  string `placeholder:"FILE" help:"Configuration of a bare vmlinux or bzImage, such as /boot/config-6.12.0."`
 	Source  string `arg:"" optional:"" name:"file" help:"A kernel package (.deb, .rpm), a bzImage or a vmlinux."`
 }
 
@@ -58,7 +60,7 @@ func (c *kernelImportCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	show, end := a.progress("")
-	k, err := client.ImportKernel(ctx, req, src.kernel, src.modules, show)
+	k, err := client.ImportKernel(ctx, req, src.kernel, src.modules, src.config, show)
 	end()
 	if err != nil {
 		return err
@@ -75,20 +77,22 @@ type kernelSource struct {
 	release string // of the modules
 	kernel  *os.File
 	modules *os.File // nil if there are none beside the kernel
+	config  *os.File // nil if there is none beside the kernel
 }
 
 func (s *kernelSource) close() {
-	s.kernel.Close()
-	if s.modules != nil {
-		s.modules.Close()
+	for _, f := range []*os.File{s.kernel, s.modules, s.config} {
+		if f != nil {
+			f.Close()
+		}
 	}
 }
 
 // open opens what is to be imported; root is where the host's own kernel is.
 func (c *kernelImportCmd) open(root string) (*kernelSource, error) {
 	switch {
-	case c.Host && (c.Source != "" || c.Modules != ""):
-		return nil, usagef("--host takes neither a file nor --modules")
+	case c.Host && (c.Source != "" || c.Modules != "" || c.Config != ""):
+		return nil, usagef("--host takes neither a file nor --modules nor --config")
 	case c.Host:
 		return openHostKernel(root)
 	case c.Source == "":
@@ -96,18 +100,25 @@ func (c *kernelImportCmd) open(root string) (*kernelSource, error) {
 	case c.Source == "-":
 		return nil, usagef("a kernel cannot be read from standard input: name a file")
 	}
-	return openKernel(c.Source, c.Modules)
+	return openKernel(c.Source, c.Modules, c.Config)
 }
 
-func openKernel(path, modules string) (*kernelSource, error) {
-	kernel, err := os.Open(path)
-	if err != nil {
+// openKernel opens a kernel and, where they are named, its modules and its
+// configuration.
+func openKernel(path, modules, config string) (_ *kernelSource, err error) {
+	s := &kernelSource{name: path}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if s.kernel, err = openRegular(path); err != nil {
 		return nil, usagef("%v", err)
 	}
-	s := &kernelSource{name: path, kernel: kernel}
-	if info, err := kernel.Stat(); err != nil || !info.Mode().IsRegular() {
-		s.close()
-		return nil, usagef("%s: not a regular file", path)
+	if config != "" {
+		if s.config, err = openRegular(config); err != nil {
+			return nil, usagef("config: %v", err)
+		}
 	}
 	if modules == "" {
 		return s, nil
@@ -117,11 +128,23 @@ func openKernel(path, modules string) (*kernelSource, error) {
 		s.modules, err = os.OpenFile(abs, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	}
 	if err != nil {
-		s.close()
 		return nil, usagef("modules: %v", err)
 	}
 	s.release = filepath.Base(abs)
 	return s, nil
+}
+
+// openRegular opens a regular file, and does not wait for a writer of a pipe.
+func openRegular(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		f.Close()
+		return nil, fmt.Errorf("%s: not a regular file", path)
+	}
+	return f, nil
 }
 
 // kernelListCmd is `banger kernel list`.

@@ -27,12 +27,7 @@ func (n vmNames) each(ctx context.Context, a *app, do func(ctx context.Context, 
 	if err != nil {
 		return err
 	}
-	var names []string
-	for _, name := range n.VMs {
-		if !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
+	names := distinct(n.VMs)
 	results, errs := make([]any, len(names)), make([]error, len(names))
 	var group errgroup.Group
 	group.SetLimit(atOnce)
@@ -55,6 +50,16 @@ func (n vmNames) each(ctx context.Context, a *app, do func(ctx context.Context, 
 	}
 	group.Wait()
 	return errors.Join(append(errs, a.printResults(names, results))...)
+}
+
+// distinct returns names without those that came before.
+func distinct(names []string) (once []string) {
+	for _, name := range names {
+		if !slices.Contains(once, name) {
+			once = append(once, name)
+		}
+	}
+	return once
 }
 
 // printResults prints those that there are: their names, or all as JSON.
@@ -208,7 +213,7 @@ type vmLogsCmd struct {
 
 // Help returns examples.
 func (vmLogsCmd) Help() string {
-	return `What the guest's kernel and its console wrote. On a terminal control characters are shown, not obeyed, unless --raw is given.
+	return `What the guest's kernel and its console wrote, and what went wrong in the VMM. On a terminal control characters are shown, not obeyed, unless --raw is given.
 
     banger vm logs web
     banger vm logs --follow web`
@@ -221,12 +226,17 @@ func (c *vmLogsCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	if c.Raw || !isTerminal(a.out) {
-		return client.Logs(ctx, c.VM, c.Follow, a.out)
+		err = client.Logs(ctx, c.VM, c.Follow, a.out)
+	} else {
+		w := &escaper{w: a.out}
+		err = client.Logs(ctx, c.VM, c.Follow, w)
+		if cerr := w.Close(); err == nil && cerr != nil {
+			err = fmt.Errorf("write logs: %w", cerr)
+		}
 	}
-	w := &escaper{w: a.out}
-	err = client.Logs(ctx, c.VM, c.Follow, w)
-	if cerr := w.Close(); err == nil && cerr != nil {
-		err = fmt.Errorf("write logs: %w", cerr)
+	var ended *signalError
+	if c.Follow && errors.As(err, &ended) {
+		return &exitStatus{code: exitCode(err)} // how one ends it is no failure
 	}
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"banger/install/doctor"
+	"banger/install/layout"
 	"banger/personas/api"
 )
 
@@ -25,9 +27,9 @@ func TestListAndShow(t *testing.T) {
 		}
 		d.vms["db"] = &api.VM{ID: "id-db", Name: "db", State: api.Stopped, Reason: "ended\u009b2J", Image: "sha256:0123456789abcdef", CreatedAt: time.Now()}
 	})
-	want := `NAME   STATE                IMAGE          CPUS   MEMORY   ADDRESS    VMM    AGE
-db     stopped              0123456789ab   0                                 0s
-web    running (emulated)   deb^[[2Jian    2      512MiB   10.1.2.3   qemu   1h
+	want := `NAME   STATE                IMAGE           CPUS   MEMORY   ADDRESS    VMM    AGE
+db     stopped              0123456789ab    0                                 0s
+web    running (emulated)   deb\x1b[2Jian   2      512MiB   10.1.2.3   qemu   1h
 `
 	for _, verb := range []string{"list", "ps", "ls"} {
 		if got := d.call("vm", verb); got.code != 0 || got.out != want {
@@ -86,6 +88,17 @@ func TestSeveralVMs(t *testing.T) {
 	}
 }
 
+func TestSeveralImages(t *testing.T) {
+	d := newFake(t)
+	d.images = []api.Image{{Name: "a"}, {Name: "b"}, {Name: "c"}}
+	if got := d.call("image", "delete", "-q", "b", "a", "b"); got.code != 0 || got.out != "b\na\n" {
+		t.Errorf("the same twice: %+v", got)
+	}
+	if got := d.call("image", "delete", "-q", "nope", "c"); got.code != 125 || got.out != "c\n" || got.err != "banger: no image nope\n" {
+		t.Errorf("one that is not there: %+v", got)
+	}
+}
+
 func TestLogs(t *testing.T) {
 	d := newFake(t)
 	d.with(func() { d.vms["web"] = &api.VM{Name: "web"} })
@@ -93,7 +106,7 @@ func TestLogs(t *testing.T) {
 	if got := d.call("vm", "logs", "web"); got.out != "boot\r\n\x1b[31mred\x1b[0m\r\n" {
 		t.Errorf("%+v", got)
 	}
-	for flag, want := range map[string]string{"--raw=false": "boot\r\n^[[31mred^[[0m\r\n", "--raw": "boot\r\r\n\x1b[31mred\x1b[0m\r\r\n"} {
+	for flag, want := range map[string]string{"--raw=false": "boot\r\n\\x1b[31mred\\x1b[0m\r\n", "--raw": "boot\r\r\n\x1b[31mred\x1b[0m\r\r\n"} {
 		cmd := d.cmd("vm", "logs", flag, "web")
 		ours, theirs := terminal(t, cmd)
 		if err := cmd.Start(); err != nil {
@@ -105,6 +118,12 @@ func TestLogs(t *testing.T) {
 		if string(got) != want {
 			t.Errorf("terminal, %s: %q, want %q", flag, got, want)
 		}
+	}
+	// Ctrl-C is how one ends what follows: no failure to speak of.
+	signal, wait := d.startUntilReady("vm", "logs", "--follow", "web")
+	signal(syscall.SIGINT)
+	if got := wait(); got.code != 130 || got.err != "" {
+		t.Errorf("Ctrl-C: %+v", got)
 	}
 }
 
@@ -125,12 +144,29 @@ func TestImports(t *testing.T) {
 	if got.code != 0 || got.out != "x\n" || d.content() != "piped" || d.request().Source != "standard input" || !d.request().Default {
 		t.Errorf("%+v, content %q, %+v", got, d.content(), d.request())
 	}
+	if got := d.call("image", "import", "--ref", "alpine:3", path); got.code != 0 || d.request().Ref != "alpine:3" {
+		t.Errorf("%+v, %+v", got, d.request())
+	}
 	if err := os.Mkdir(dir+"/6.1.0-test", 0o700); err != nil {
 		t.Fatal(err)
 	}
 	got = d.call("kernel", "import", "--modules", dir+"/6.1.0-test/", path)
-	if got.code != 0 || !d.request().Modules || d.request().Release != "6.1.0-test" {
+	if got.code != 0 || !d.request().Modules || d.request().Config || d.request().Release != "6.1.0-test" {
 		t.Errorf("%+v, %+v", got, d.request())
+	}
+	got = d.call("kernel", "import", "--config", path, path)
+	if got.code != 0 || d.request().Modules || !d.request().Config {
+		t.Errorf("%+v, %+v", got, d.request())
+	}
+	for name, bad := range map[string][]string{
+		"config":       {"--config", dir, path},
+		"missing":      {"--config", dir + "/none", path},
+		"of the host":  {"--config", path, "--host"},
+		"without file": {"--config", path},
+	} {
+		if got := d.call(append([]string{"kernel", "import"}, bad...)...); got.code != 2 {
+			t.Errorf("%s: %+v", name, got)
+		}
 	}
 }
 
@@ -140,7 +176,7 @@ func TestDoctorAndInventoryAndVersion(t *testing.T) {
 	if got.code != 1 || !strings.HasPrefix(got.out, "STATUS ") || got.err != "" {
 		t.Errorf("doctor: %+v", got)
 	}
-	if lines := regexp.MustCompile(`(?m)^fail +kvm +missing\^\[\[2J\n +-> load kvm$`); !lines.MatchString(got.out) {
+	if lines := regexp.MustCompile(`(?m)^fail +kvm +missing\\x1b\[2J\n +-> load kvm$`); !lines.MatchString(got.out) {
 		t.Errorf("doctor: want %s in\n%s", lines, got.out)
 	}
 	var checks []doctor.Line
@@ -164,6 +200,20 @@ func TestDoctorAndInventoryAndVersion(t *testing.T) {
 	}
 	if got := d.call("vm", "list"); got.code != 125 || !strings.Contains(got.err, "sudo banger") {
 		t.Errorf("list without a daemon: %+v", got)
+	}
+}
+
+// The doctor of an installed host whose bangerd is silent looks at its state, not
+// at one of the caller's.
+func TestStateOfASilentInstallation(t *testing.T) {
+	t.Setenv("HOME", "/home/x")
+	t.Setenv("SUDO_UID", "65534")
+	a := &app{config: testConfig(filepath.Join(t.TempDir(), "nobody.sock"))}
+	if dir := a.stateDir(t.Context(), true); dir != layout.OwnerState {
+		t.Errorf("installed: %s", dir)
+	}
+	if dir := a.stateDir(t.Context(), false); dir == layout.OwnerState {
+		t.Errorf("not installed: %s", dir)
 	}
 }
 
@@ -254,7 +304,7 @@ func TestPlanCopy(t *testing.T) {
 
 func TestEscaper(t *testing.T) {
 	const in = "a\tb\r\nc\rd\x1b]0;x\x07\x9b\u009bé\x7f\xff日\x00\r\n\r"
-	const want = "a\tb\nc^Md^[]0;x^G\\x9b\\u009bé^?\\xff日^@\n^M"
+	const want = "a\tb\nc\\rd\\x1b]0;x\\a\\x9b\\u009bé\\x7f\\xff日\\x00\n\\r"
 	// However the text is cut, the outcome is the same.
 	for size := 1; size <= len(in); size++ {
 		var out strings.Builder

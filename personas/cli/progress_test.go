@@ -19,7 +19,7 @@ func TestProgressOnAPipe(t *testing.T) {
 		p.event(ev)
 	}
 	p.end()
-	want := "web: disk       1.2 s\nbanger: web: slow^[\nweb: net^[[2J   7 ms\n"
+	want := "web: disk       1.2 s\nbanger: web: slow\\x1b\nweb: net\\x1b[2J 7 ms\n"
 	if out.String() != want {
 		t.Errorf("%q, want %q", out.String(), want)
 	}
@@ -55,7 +55,7 @@ func TestProgressOnATerminal(t *testing.T) {
 		t.Errorf("%q", text)
 	}
 	// The live line is gone at the end.
-	if !strings.HasSuffix(text, "net^[[2J   7 ms\n") {
+	if !strings.HasSuffix(text, "net\\x1b[2J 7 ms\n") {
 		t.Errorf("ends with %q", text)
 	}
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"syscall"
 	"time"
 
@@ -161,6 +162,9 @@ func (r *runner) delete(ctx context.Context) error {
 	var refused *api.Error
 	if err == nil || errors.As(err, &refused) && refused.Code == api.CodeNotFound {
 		return nil
+	}
+	if errors.Is(err, context.Canceled) {
+		err = fmt.Errorf("delete VM %q: not waited for", r.vm.Name)
 	}
 	return withHint(err, `VM %q may still be there: see "banger vm list"`, r.vm.Name)
 }

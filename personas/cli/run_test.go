@@ -127,7 +127,7 @@ func TestFailedStartShowsWhyAndDeletes(t *testing.T) {
 		d.fail["start vm-1"] = &api.Error{Code: api.CodeInternal, Message: "start vm-1: no answer", HintText: "the guest's last words:\r\npanic\x1b[2J", RequestID: "abc"}
 	})
 	got := d.run("vm", "run", "-q", "--rm", "--", "true")
-	want := "banger: start vm-1: no answer\nhint: the guest's last words:\n  panic^[[2J\nrequest: abc\n"
+	want := "banger: start vm-1: no answer\nhint: the guest's last words:\n  panic\\x1b[2J\nrequest: abc\n"
 	if got.code != 125 || got.err != want {
 		t.Errorf("%+v, want %q", got, want)
 	}
@@ -233,6 +233,29 @@ func TestInterruptBeforeTheVMRuns(t *testing.T) {
 		if log := d.log(); log != c.want {
 			t.Errorf("%v during %s: calls %s, want %s", c.sig, c.block, log, c.want)
 		}
+	}
+}
+
+// A second signal gives up waiting for the deletion: what that leaves is said.
+func TestInterruptedDeletionSaysWhatMayBeLeft(t *testing.T) {
+	d := newFake(t)
+	start, deletion := make(chan string), make(chan string)
+	d.with(func() { d.block["start"], d.block["delete"] = start, deletion })
+	cmd := d.cmd("vm", "run", "-q", "--", "true")
+	var errOut bytes.Buffer
+	cmd.Stderr = &errOut
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for _, stage := range []chan string{start, deletion} {
+		await(t, stage, "request")
+		cmd.Process.Signal(syscall.SIGINT)
+		await(t, stage, "cancellation")
+	}
+	cmd.Wait()
+	const want = "banger: ended by interrupt\nbanger: delete VM \"vm-1\": not waited for\nhint: VM \"vm-1\" may still be there: see \"banger vm list\"\n"
+	if code := cmd.ProcessState.ExitCode(); code != 130 || errOut.String() != want {
+		t.Errorf("exit %d\n%swant\n%s", code, errOut.String(), want)
 	}
 }
 

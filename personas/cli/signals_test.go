@@ -1,6 +1,9 @@
 package cli
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"syscall"
 	"testing"
@@ -27,5 +30,39 @@ func TestOnlySignalsThatWereAskedForArrive(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("SIGHUP did not arrive")
+	}
+}
+
+// A signal ends what goes on; what had failed before is said all the same.
+func TestSignalHidesNoFailure(t *testing.T) {
+	ended := &signalError{syscall.SIGINT}
+	failed := errors.New("start b: no memory")
+	err := endedBy(ended, errors.Join(
+		fmt.Errorf("read events: %w", context.Canceled), failed, fmt.Errorf("ask: %w", ended),
+	))
+	if got, want := err.Error(), "ended by interrupt\nstart b: no memory"; got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+	if code := exitCode(err); code != 130 {
+		t.Errorf("exit code %d", code)
+	}
+	if err := endedBy(ended, nil); err != nil {
+		t.Errorf("of success: %v", err)
+	}
+}
+
+// An error that wraps several in words of its own is told in these words.
+func TestJoined(t *testing.T) {
+	a, b := errors.New("a"), errors.New("b")
+	for _, c := range []struct {
+		err  error
+		want int
+	}{
+		{a, 0}, {fmt.Errorf("make it: %w", a), 0}, {fmt.Errorf("%w: %w", a, b), 0},
+		{errors.Join(a), 1}, {errors.Join(a, nil, errors.Join(a, b)), 2},
+	} {
+		if got := joined(c.err); len(got) != c.want {
+			t.Errorf("%q: %d errors, want %d", c.err, len(got), c.want)
+		}
 	}
 }

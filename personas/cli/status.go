@@ -18,7 +18,7 @@ type statusCmd struct{}
 
 // Help returns examples.
 func (statusCmd) Help() string {
-	return `Nothing is started or changed. The exit code is 125 if a service does not answer.
+	return `Nothing is started or changed. The exit code is 125 if a service does not answer that should: without an installation, both come and go by themselves.
 
     banger system status
     banger system status --output json | jq .daemon`

@@ -1,9 +1,10 @@
 package cli
 
 import (
-	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"banger/personas/guest/link/frame"
 )
 
 // printable returns s with everything escaped that could steer a terminal. Line
@@ -20,7 +21,7 @@ func printable(s string) string {
 		case r == '\t':
 			b.WriteByte(' ')
 		default:
-			b.WriteString(visible(r, s[:n]))
+			b.WriteString(frame.Visible(r, s[:n]))
 		}
 		s = s[n:]
 	}
@@ -35,20 +36,4 @@ func oneLine(s string) string {
 		}
 		return r
 	}, s))
-}
-
-// visible returns the rune that raw holds, or how cat -v shows it.
-func visible(r rune, raw string) string {
-	switch {
-	case r == utf8.RuneError && len(raw) == 1:
-		return `\x` + strconv.FormatUint(uint64(raw[0]), 16)
-	case r < 0x20:
-		return "^" + string(r+'@')
-	case r == 0x7f:
-		return "^?"
-	case !strconv.IsPrint(r):
-		q := strconv.QuoteRune(r)
-		return q[1 : len(q)-1]
-	}
-	return raw
 }

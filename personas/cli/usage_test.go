@@ -29,9 +29,9 @@ func TestUsage(t *testing.T) {
 		{"vm run --memory 0", "less than 1 MiB"},
 		{"vm run --memory=-512m", "want a number with a unit"},
 		{"vm run --memory 512q", "want a number with a unit"},
-		{"vm run --memory 63m", "want 64 MiB"},
+		{"vm run --memory 95m", "want 96 MiB"},
 		{"vm run --memory 99999999999p", "too large"},
-		{"vm run --memory 2t", "want 64 MiB"},
+		{"vm run --memory 2t", "want 96 MiB"},
 		{"vm run --disk 1m", "want 64 MiB to 16 TiB"},
 		{"vm run --disk 17t", "want 64 MiB to 16 TiB"},
 		{"vm run --net lan", "--net must be one of"},
@@ -50,6 +50,8 @@ func TestUsage(t *testing.T) {
 		{"vm exec", `expected "<vm>"`},
 		{"vm exec web -e NOVALUE -- true", "want NAME=VALUE"},
 		{"vm exec web --workdir x -- true", "want an absolute path"},
+		{"vm run --user a:b:c", "want a name or a number"},
+		{"vm exec web --user : -- true", "want a name or a number"},
 		{"vm start", "expected"},
 		{"vm stop --timeout=-1s web", "timeout -1s"},
 		{"vm stop --timeout soon web", "--timeout"},
@@ -60,11 +62,14 @@ func TestUsage(t *testing.T) {
 		{"vm cp web:/a db:/b", "go through the host"},
 		{"vm cp web:/a db:/b .", "same VM"},
 		{"vm cp web: .", "want VM:PATH"},
+		{"vm cp web:/a -", "\"-\" is no path"},
+		{"vm cp - web:/a", "\"-\" is no path"},
 		{"vm list --output yaml", "--output must be one of"},
 		{"image import", "expected"},
 		{"image import -", "standard input has no name"},
 		{"image import /nonexistent.tar", "no such file"},
 		{"image import --name Bad /dev/null", `name "Bad"`},
+		{"image import --ref=\x01 /dev/null", "reference"},
 		{"kernel import", "neither a file nor --host"},
 		{"kernel import --host x.deb", "--host takes neither"},
 		{"kernel import --modules /nonexistent " + "usage_test.go", "modules: open /nonexistent"},
@@ -79,6 +84,9 @@ func TestUsage(t *testing.T) {
 		if !strings.HasPrefix(got.err, "banger: ") {
 			t.Errorf("banger %s: %q does not say who speaks", c.args, got.err)
 		}
+	}
+	if got := d.call("vm", "run", "--name"); got.code != 2 || !strings.Contains(got.err, "--name: expected string value, but none is given") {
+		t.Errorf("--name at the end: exit %d, %q", got.code, got.err)
 	}
 	if log := d.log(); log != "" {
 		t.Errorf("the daemon was asked: %s", log)
@@ -155,7 +163,7 @@ func TestGivenButEmptyIsRefused(t *testing.T) {
 	d := newFake(t)
 	for _, args := range [][]string{
 		{"vm", "run", "--name=", "--", "true"}, {"vm", "run", "--name", "", "true"}, {"vm", "run", "-e", "", "true"},
-		{"vm", "exec", "--user", "", "web", "true"}, {"vm", "delete", "web", ""}, {"kernel", "import", "--modules", "", "usage_test.go"},
+		{"vm", "exec", "--user", "", "web", "true"}, {"vm", "delete", "web", ""}, {"kernel", "import", "--modules", "", "usage_test.go"}, {"kernel", "import", "--config", "", "usage_test.go"},
 	} {
 		if got := d.call(args...); got.code != 2 || !strings.Contains(got.err, "is empty: want") || got.out != "" {
 			t.Errorf("banger %q: exit %d, %q, %q", args, got.code, got.out, got.err)

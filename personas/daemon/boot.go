@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -39,14 +40,10 @@ func (i *initrds) get(ctx context.Context, k *catalog.Kernel, dir string) (path,
 	if d, ok := i.made[k.Digest]; ok {
 		return filepath.Join(i.dir, d), d, nil
 	}
-	if i.digest == "" {
-		if i.digest, err = i.programDigest(); err != nil {
-			return "", "", fmt.Errorf("make initrd: %w", err)
-		}
+	link, err := i.linkLocked(k.Digest)
+	if err != nil {
+		return "", "", fmt.Errorf("make initrd: %w", err)
 	}
-	// What it was made of leads to what came out, also after a restart.
-	key := sha256.Sum256([]byte(i.digest + k.Digest))
-	link := filepath.Join(i.dir, "of-"+hex.EncodeToString(key[:]))
 	target, err := os.Readlink(link)
 	if err == nil {
 		if _, serr := os.Stat(filepath.Join(i.dir, target)); serr == nil {
@@ -65,6 +62,57 @@ func (i *initrds) get(ctx context.Context, k *catalog.Kernel, dir string) (path,
 	}
 	i.made[k.Digest] = digest
 	return filepath.Join(i.dir, digest), digest, nil
+}
+
+// linkLocked is the path of the link to the initrd for a kernel: what it was made of
+// leads to what came out, also after a restart.
+func (i *initrds) linkLocked(kernel string) (path string, err error) {
+	if i.digest == "" {
+		if i.digest, err = i.programDigest(); err != nil {
+			return "", err
+		}
+	}
+	key := sha256.Sum256([]byte(i.digest + kernel))
+	return filepath.Join(i.dir, "of-"+hex.EncodeToString(key[:])), nil
+}
+
+// prune removes what is of no use any more: initrds of kernels that are not listed, or
+// of another build of banger, and what a crash has left half written.
+func (i *initrds) prune(list func() []catalog.Kernel) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	keep, digests := make(map[string]bool), make(map[string]bool)
+	for _, k := range list() {
+		link, err := i.linkLocked(k.Digest)
+		if err != nil {
+			return fmt.Errorf("prune initrds: %w", err)
+		}
+		digests[k.Digest] = true
+		if target, err := os.Readlink(link); err == nil {
+			keep[filepath.Base(link)], keep[target] = true, true
+		}
+	}
+	maps.DeleteFunc(i.made, func(kernel, _ string) bool { return !digests[kernel] })
+	entries, err := os.ReadDir(i.dir)
+	if err != nil {
+		return fmt.Errorf("prune initrds: %w", err)
+	}
+	for _, e := range entries {
+		if keep[e.Name()] {
+			continue
+		}
+		if err := os.Remove(filepath.Join(i.dir, e.Name())); err != nil {
+			return fmt.Errorf("prune initrds: %w", err)
+		}
+	}
+	return nil
+}
+
+// pruneInitrds is prune beside what matters more.
+func (d *Daemon) pruneInitrds() {
+	if err := d.initrds.prune(d.kernels.List); err != nil {
+		d.log.Warn("leave initrds that are of no use", "error", err)
+	}
 }
 
 func (i *initrds) programDigest() (string, error) {

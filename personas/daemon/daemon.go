@@ -169,6 +169,7 @@ func (d *Daemon) serve(ctx context.Context, l unixListener, leave func() (bool, 
 	}
 	var tasks sync.WaitGroup
 	tasks.Go(func() { d.resolve(ctx) })
+	tasks.Go(d.pruneInitrds)
 	tasks.Go(func() { d.stayInTouch(ctx, cancel, leave) })
 	tasks.Go(func() {
 		<-ctx.Done()
@@ -183,7 +184,10 @@ func (d *Daemon) serve(ctx context.Context, l unixListener, leave func() (bool, 
 	ended := ctx.Err() != nil
 	cancel()
 	tasks.Wait() // for the last answers, too
-	d.given.Wait()
+	if !endsWithin(&d.given, shutdownGrace) {
+		// A read of a file system that does not answer, say. It ends with the process.
+		d.log.Warn("a connection does not end, leaving it")
+	}
 	d.vms.Close()
 	if ended {
 		return nil
@@ -192,8 +196,21 @@ func (d *Daemon) serve(ctx context.Context, l unixListener, leave func() (bool, 
 }
 
 // shutdownGrace is how long requests that are under way may take when the
-// daemon ends.
+// daemon ends, and then what they have left behind.
 const shutdownGrace = 5 * time.Second
+
+// endsWithin waits for tasks, but no longer than limit, and tells whether they
+// have ended.
+func endsWithin(tasks *sync.WaitGroup, limit time.Duration) bool {
+	ended := make(chan struct{})
+	go func() { tasks.Wait(); close(ended) }()
+	select {
+	case <-ended:
+		return true
+	case <-time.After(limit):
+		return false
+	}
+}
 
 // stayInTouch says hello to the helper, which leaves when nobody does for as long
 // as the daemon itself may be idle, and ends a daemon that nobody needs.

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,7 +54,11 @@ func (d *Daemon) showKernel(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (d *Daemon) deleteKernel(w http.ResponseWriter, r *http.Request) error {
-	return d.kernels.Delete(r.PathValue("name"))
+	if err := d.kernels.Delete(r.PathValue("name")); err != nil {
+		return err
+	}
+	d.pruneInitrds()
+	return nil
 }
 
 // importer does one import out of the descriptors that came along, into the
@@ -72,9 +75,6 @@ func (d *Daemon) importFrom(w http.ResponseWriter, r *http.Request, names func(a
 	var req api.ImportRequest
 	if err := readJSON(r, &req); err != nil {
 		return err
-	}
-	if req.Name == "" {
-		req.Name = nameOf(req.Source)
 	}
 	conn, done, err := d.upgrade(w, r)
 	if err != nil {
@@ -136,24 +136,31 @@ func (d *Daemon) imageInto(ctx context.Context, dir string, req api.ImportReques
 		return nil, fmt.Errorf("import image: %w", err)
 	}
 	var last atomic.Int64
+	var digest string
+	end := api.Begin(emit, "import")
 	info, err := image.Import(ctx, src, path, image.Options{
-		Label: "banger",
+		Name: req.Source, Label: "banger", Ref: req.Ref,
 		Progress: func(n int64) {
 			if n-last.Load() >= progressBytes {
 				last.Store(n)
 				emit(api.Event{Step: "import", Bytes: n})
 			}
 		},
+		Finished: func(f *os.File) (err error) {
+			digest, err = store.Digest(ctx, f)
+			return err
+		},
 	})
 	if err != nil {
-		return nil, badInput(err)
+		return nil, badInput(err, req)
 	}
+	end()
 	// Read-only, and readable by the VMs that share it: only a descriptor leads
 	// to it, because its folder is the owner's alone.
 	if err := os.Chmod(path, 0o444); err != nil {
 		return nil, fmt.Errorf("import image: %w", err)
 	}
-	seal, err := sealFile(ctx, path)
+	seal, err := sealFile(path, digest)
 	if err != nil {
 		return nil, fmt.Errorf("import image: %w", err)
 	}
@@ -241,16 +248,20 @@ func (p *patientReader) Read(b []byte) (int, error) {
 
 func (d *Daemon) importKernel(w http.ResponseWriter, r *http.Request) error {
 	names := func(req api.ImportRequest) []string {
+		names := []string{req.Source}
 		if req.Modules {
-			return []string{req.Source, cmp.Or(req.Release, "modules")}
+			names = append(names, cmp.Or(req.Release, "modules"))
 		}
-		return []string{req.Source}
+		if req.Config {
+			names = append(names, "config")
+		}
+		return names
 	}
 	return d.importFrom(w, r, names, d.kernelInto)
 }
 
 func (d *Daemon) kernelInto(ctx context.Context, dir string, req api.ImportRequest, files []*os.File, emit func(api.Event)) (any, error) {
-	emit(api.Event{Step: "kernel"})
+	end := api.Begin(emit, "import")
 	src := kernel.Source{Path: req.Source, File: files[0]}
 	if req.Modules {
 		root, err := openRoot(files[1])
@@ -260,11 +271,15 @@ func (d *Daemon) kernelInto(ctx context.Context, dir string, req api.ImportReque
 		defer root.Close()
 		src.Modules, src.ModulesFS = cmp.Or(req.Release, nameBehind(files[1])), root.FS()
 	}
+	if req.Config {
+		src.Config = &patientReader{ctx, files[len(files)-1]}
+	}
 	path := filepath.Join(dir, "item")
 	info, err := kernel.Import(ctx, src, path)
 	if err != nil {
-		return nil, badInput(err)
+		return nil, badInput(err, req)
 	}
+	end()
 	for _, m := range info.Missing {
 		emit(api.Event{Notice: fmt.Sprintf("this kernel lacks %s: %s", m.Option, m.Why)})
 	}
@@ -298,21 +313,22 @@ func nameBehind(f *os.File) string {
 
 // badInput marks what is the input's fault, as far as the error does not say
 // that it is the host's.
-func badInput(err error) error {
+func badInput(err error, req api.ImportRequest) error {
 	e := explain(err, "")
 	if e.Code == api.CodeInternal {
 		e.Code = api.CodeBadInput
+		e.HintText = cmp.Or(e.HintText, importHint(err, req))
 	}
 	return e
 }
 
-func sealFile(ctx context.Context, path string) (store.Seal, error) {
+func sealFile(path, digest string) (store.Seal, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return store.Seal{}, err
 	}
 	defer f.Close()
-	return store.SealFile(ctx, f)
+	return store.SealWith(f, digest)
 }
 
 func fileSHA256(path string) (string, error) {
@@ -326,20 +342,4 @@ func fileSHA256(path string) (string, error) {
 		return "", fmt.Errorf("digest %s: %w", path, err)
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
-}
-
-var notInName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`[^a-z0-9]+`) })
-
-// nameOf derives a name from what the user imports.
-func nameOf(source string) string {
-	base := strings.ToLower(filepath.Base(source))
-	for _, ext := range []string{".gz", ".xz", ".zst", ".tar", ".tgz", ".deb", ".rpm"} {
-		base = strings.TrimSuffix(base, ext)
-	}
-	name := strings.Trim(notInName().ReplaceAllString(base, "-"), "-")
-	name = strings.Trim(name[:min(len(name), 39)], "-")
-	if api.CheckName(name) != nil {
-		return "imported"
-	}
-	return name
 }

@@ -1,23 +1,26 @@
 package daemon
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"banger/personas/api"
+	"banger/store/kernel/kerneltest"
 )
 
 func TestImportImage(t *testing.T) {
 	l := newLab(t)
-	first := l.importImage(t, "", "debian") // named after its source
+	first := l.importImage(t, "debian", "debian")
 	if first.Name != "debian" || first.Distro == "" || first.HasInit || first.Default {
 		t.Errorf("got %+v", first)
 	}
@@ -64,8 +67,8 @@ func TestImportFromPipe(t *testing.T) {
 			time.Sleep(5 * time.Millisecond)
 		}
 	}()
-	img, err := l.client.ImportImage(t.Context(), api.ImportRequest{Source: "-"}, r, nil)
-	if err != nil || img.Name != "imported" {
+	img, err := l.client.ImportImage(t.Context(), api.ImportRequest{Name: "x", Source: "-"}, r, nil)
+	if err != nil || img.Name != "x" {
 		t.Errorf("got %+v, %v", img, err)
 	}
 }
@@ -131,13 +134,74 @@ func TestBadImportsLeaveNothing(t *testing.T) {
 		} else {
 			wantCode(t, err, api.CodeBadInput)
 		}
-		_, err := l.client.ImportKernel(t.Context(), api.ImportRequest{Name: "bad", Source: name}, src, nil, nil)
+		_, err := l.client.ImportKernel(t.Context(), api.ImportRequest{Name: "bad", Source: name}, src, nil, nil, nil)
 		wantCode(t, err, api.CodeBadInput)
 		l.wantNoLeftovers(t)
 	}
 	if len(l.images.List())+len(l.kernels.List()) > 0 {
 		t.Errorf("listed are %v, %v", l.images.List(), l.kernels.List())
 	}
+}
+
+// An import that is refused names what it was given, and says what to do.
+func TestImportHints(t *testing.T) {
+	l := newLab(t)
+	dir, err := os.Open(t.TempDir())
+	must(t, err)
+	defer dir.Close()
+	r, w, err := os.Pipe()
+	must(t, err)
+	must(t, w.Close())
+	defer r.Close()
+	tarOf := func(files ...string) *os.File { return file(t, tarWith(t, files...)) }
+	two := `[{"Config":"a.json","RepoTags":["a:1"],"Layers":["x"]},{"Config":"b.json","RepoTags":["b:2"],"Layers":["y"]}]`
+	for _, c := range []struct {
+		req           api.ImportRequest
+		src           *os.File
+		message, hint string
+	}{
+		{api.ImportRequest{Name: "x", Source: "my dir"}, dir,
+			`import image "my dir": unknown format: directory with neither`, `tar -C 'my dir' -c . | banger image import --name it -`},
+		{api.ImportRequest{Name: "x", Source: "x.deb"}, file(t, []byte("!<arch>\n")), `image "x.deb": unknown format: no image: Debian package`, `"banger kernel import x.deb"`},
+		{api.ImportRequest{Name: "x", Source: "standard input"}, r, `image "standard input": nothing in the image: empty input`, "nothing came"},
+		{api.ImportRequest{Name: "x", Source: "notes"}, file(t, []byte("hello")), `image "notes": unknown format`, "an image is a tar"},
+		{api.ImportRequest{Name: "x", Source: "cut.tar"}, file(t, rootfs(t, "cut")[:700]), `image "cut.tar": tar: corrupt`, "cut off"},
+		{api.ImportRequest{Name: "x", Source: "odd.tar"}, tarOf("a/layer.tar", "", "manifest.json", "[]"),
+			`image "odd.tar": container archive`, "mkdir it && tar -C it -xf odd.tar && banger image import it"},
+		{api.ImportRequest{Name: "x", Source: "two.tar"}, tarOf("manifest.json", two), `several images: a:1, b:2`, "--name it --ref REF two.tar"},
+		{api.ImportRequest{Name: "x", Source: "two.tar", Ref: "c"}, tarOf("manifest.json", two), `image "c": missing from input: there is a:1, b:2`, "--ref"},
+		{api.ImportRequest{Name: "x", Source: "two.tar", Ref: "b:2"}, tarOf("manifest.json", two), "b.json: missing from input", "save"},
+	} {
+		c.req.Name = "it"
+		_, err := l.client.ImportImage(t.Context(), c.req, c.src, nil)
+		wantHint(t, err, c.message, c.hint)
+	}
+	_, err = l.client.ImportKernel(t.Context(), api.ImportRequest{Name: "it", Source: "debian.tar"}, file(t, rootfs(t, "a")), nil, nil, nil)
+	wantHint(t, err, `import kernel "debian.tar": not a kernel`, `"banger image import debian.tar"`)
+	l.wantNoLeftovers(t)
+}
+
+func wantHint(t testing.TB, err error, message, hint string) {
+	t.Helper()
+	wantCode(t, err, api.CodeBadInput)
+	var e *api.Error
+	if errors.As(err, &e) && (!strings.Contains(e.Message, message) || !strings.Contains(e.HintText, hint)) {
+		t.Errorf("got %q, hint %q, want %q, hint %q", e.Message, e.HintText, message, hint)
+	}
+}
+
+// tarWith is a tar of files, name and content by turns.
+func tarWith(t testing.TB, files ...string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for i := 0; i < len(files); i += 2 {
+		must(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: files[i], Size: int64(len(files[i+1])), Mode: 0o644}))
+		_, err := w.Write([]byte(files[i+1]))
+		must(t, err)
+	}
+	must(t, w.Close())
+	return b.Bytes()
 }
 
 func TestImportKernel(t *testing.T) {
@@ -158,6 +222,40 @@ func TestImportKernel(t *testing.T) {
 	wantCode(t, l.client.DeleteKernel(t.Context(), "linux"), api.CodeConflict)
 	must(t, l.client.DeleteVM(t.Context(), "web", false, nil))
 	must(t, l.client.DeleteKernel(t.Context(), "linux"))
+	l.wantNoLeftovers(t)
+}
+
+// An import tells its end, and what it took, where nobody looks at a live line.
+func TestImportTellsItsSteps(t *testing.T) {
+	l := newLab(t)
+	var steps []string
+	show := func(ev api.Event) {
+		if ev.Done && ev.Millis > 0 {
+			steps = append(steps, ev.Step)
+		}
+	}
+	_, err := l.client.ImportImage(t.Context(), api.ImportRequest{Name: "a", Source: "a.tar"}, file(t, rootfs(t, "a")), show)
+	must(t, err)
+	if len(steps) != 1 || steps[0] != "import" {
+		t.Errorf("steps are %q", steps)
+	}
+	steps = nil
+	_, err = l.client.ImportImage(t.Context(), api.ImportRequest{Name: "b", Source: "b.tar"}, file(t, []byte("no tar")), show)
+	wantCode(t, err, api.CodeBadInput)
+	if len(steps) != 0 {
+		t.Errorf("steps of what failed are %q", steps)
+	}
+}
+
+// A configuration beside the kernel is read, and judged.
+func TestImportKernelWithItsConfiguration(t *testing.T) {
+	l := newLab(t)
+	image := kerneltest.BzImage("6.1.0-test (test@test) #1", kerneltest.Gzip(kerneltest.Vmlinux(kerneltest.Machine, "6.1.0-test (test@test) #1", true, nil)))
+	_, err := l.client.ImportKernel(t.Context(), api.ImportRequest{Name: "linux", Source: "vmlinuz"}, file(t, image), nil, file(t, []byte("CONFIG_VIRTIO=y\n")), nil)
+	wantCode(t, err, api.CodeBadInput)
+	if err == nil || !strings.Contains(err.Error(), "CONFIG_VIRTIO_BLK is missing") {
+		t.Errorf("error is %v", err)
+	}
 	l.wantNoLeftovers(t)
 }
 
@@ -199,7 +297,7 @@ func TestClientLeavesImport(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() {
-			_, err := l.client.ImportImage(ctx, api.ImportRequest{Source: "-"}, r, nil)
+			_, err := l.client.ImportImage(ctx, api.ImportRequest{Name: "x", Source: "-"}, r, nil)
 			done <- err
 		}()
 		eventually(t, "the import", func() bool {
@@ -218,18 +316,6 @@ func TestClientLeavesImport(t *testing.T) {
 		w.Close()
 	}
 	eventually(t, "all descriptors to be closed", func() bool { return fds(t) <= before })
-}
-
-func TestNameOf(t *testing.T) {
-	for source, want := range map[string]string{
-		"debian.tar.gz": "debian", "/a/b/Debian_12.tar.xz": "debian-12", "-": "imported", "": "imported", "///": "imported",
-		"linux-image-6.1.0_amd64.deb": "linux-image-6-1-0-amd64", "\x1b[2J": "2j", "é": "imported",
-		filepath.Join("x", "012345678901234567890123456789012345678-9.tar"): "012345678901234567890123456789012345678",
-	} {
-		if got := nameOf(source); got != want || api.CheckName(got) != nil {
-			t.Errorf("%q is named %q, want %q", source, got, want)
-		}
-	}
 }
 
 func fds(t testing.TB) int {

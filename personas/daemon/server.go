@@ -145,12 +145,10 @@ func explain(err error, requestID string) *api.Error {
 			e.Code = api.CodeNoSpace
 		case ops.Conflict:
 			e.Code = api.CodeConflict
-		case ops.Denied:
-			e.Code = api.CodeForbidden
 		}
 	case isHelperAway(err):
 		e.Code = api.CodeNoHelper
-		e.HintText = "banger-helper does not run; a \"sudo banger vm list\" starts it"
+		e.HintText = `banger-helper does not run; "sudo banger system restart" starts an installed one, and "sudo banger vm list" a private one`
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		e.Code = api.CodeNoSpace
 		e.HintText = "make room where banger keeps its state, or delete images and VMs"

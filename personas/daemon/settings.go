@@ -103,15 +103,20 @@ type planned struct {
 	conf config.Config
 }
 
-// complete fills in what the owner has configured, and looks whether the files are
-// there that the VM is to get.
+// complete fills in what the owner has configured, and looks whether the host has the
+// memory and the files that the VM is to get.
 func (d *Daemon) complete(asked api.VMSpec) (planned, error) {
 	p := planned{VMSpec: asked}
 	var err error
 	if p.conf, _, err = d.configured(); err != nil {
 		return p, err
 	}
-	p.conf.Fill(&p.VMSpec, config.ThisHost())
+	host := config.ThisHost()
+	p.conf.Fill(&p.VMSpec, host)
+	if host.MemMiB > 0 && p.MemMiB > host.MemMiB {
+		err := &api.Error{Code: api.CodeUsage, Message: fmt.Sprintf("memory of %d MiB: this host has %d", p.MemMiB, host.MemMiB), HintText: "ask for less --memory"}
+		return p, p.blame("memory", asked.MemMiB != 0, err)
+	}
 	if _, _, err := filesync.Read(d.home, p.conf.Sync); err != nil {
 		return p, &api.Error{Code: api.CodeConflict, Message: err.Error(), HintText: "entries of file_sync are in " + config.Path(d.home)}
 	}

@@ -34,6 +34,22 @@ func (l *lab) setting(t testing.TB, key string) api.Setting {
 	return api.Setting{}
 }
 
+func TestMoreMemoryThanTheHostHas(t *testing.T) {
+	l := newLab(t)
+	l.vm(t, api.VMSpec{Name: "first"})
+	_, err := l.client.CreateVM(t.Context(), api.VMSpec{MemMiB: api.MaxMemMiB}, nil)
+	wantCode(t, err, api.CodeUsage)
+	l.configure(t, "memory = \"1t\"")
+	_, err = l.client.CreateVM(t.Context(), api.VMSpec{}, nil)
+	wantCode(t, err, api.CodeUsage)
+	if err == nil || !strings.Contains(err.Error(), config.Path(l.home)+":1: memory of") {
+		t.Errorf("error is %v", err)
+	}
+	if vms, err := l.client.VMs(t.Context()); err != nil || len(vms) != 1 {
+		t.Errorf("VMs are %+v, %v", vms, err)
+	}
+}
+
 func TestConfiguredVM(t *testing.T) {
 	l := newLab(t)
 	l.vm(t, api.VMSpec{Name: "first"})

@@ -112,7 +112,7 @@ func (d *Daemon) plan(ctx context.Context, asked api.VMSpec) (rec vm.Record, unp
 	}
 	rec.Spec, rec.Sync = spec.VMSpec, spec.conf.Sync
 	rec.Image = vm.Image{
-		Name: img.Name, Digest: img.Digest, Path: img.Path, Bytes: img.SizeBytes, Seal: img.Seal, HasInit: img.HasInit,
+		Name: img.Name, Digest: img.Digest, Path: img.Path, Bytes: img.SizeBytes, Seal: img.Seal,
 		Env: img.Env, User: img.User, WorkDir: img.WorkDir,
 	}
 	rec.Kernel = vm.Kernel{Name: kernel.Name, Digest: kernel.Digest}

@@ -33,7 +33,7 @@ func (c claims) remove(r *reservation, disks []claim) {
 	}
 }
 
-// claim notes which disks r has open, or refuses. The caller holds r.mu.
+// claim notes which disks r has open, or refuses. The caller has the token of r.
 func (t *table) claim(r *reservation, disks []file) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -62,7 +62,7 @@ func (r *reservation) writesLocked(disk inode) bool {
 	return slices.Contains(r.rec.Disks, claim{disk, false})
 }
 
-// unclaim gives up the disks of r, whose mu the caller holds.
+// unclaim gives up the disks of r, whose token the caller has.
 func (t *table) unclaim(r *reservation) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -6,13 +6,24 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"banger/fc/jail"
 )
 
-// clear kills the VMM of r, whose mu the caller holds, and removes its jail and
-// tap. Its disks are free afterwards, and not before the process is gone. It
-// does as much as it can and joins what went wrong.
+// undo is clear after a start that has failed, also for want of time.
+func (m *machines) undo(ctx context.Context, r *reservation) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	return m.clear(ctx, r)
+}
+
+// undoTime bounds undo.
+const undoTime = 30 * time.Second
+
+// clear kills the VMM of r, whose token the caller has, and removes its jail and
+// tap. Its disks are free afterwards, and not before the process and a snapshot of
+// theirs are gone. It does as much as it can and joins what went wrong.
 func (m *machines) clear(ctx context.Context, r *reservation) error {
 	if !r.used {
 		return nil
@@ -26,10 +37,15 @@ func (m *machines) clear(ctx context.Context, r *reservation) error {
 	if err := m.evict(ctx, r); err != nil {
 		return err
 	}
-	err := errors.Join(r.awaitSnapshot(ctx), m.net.RemoveTap(ctx, r.rec.Slot))
+	if err := r.awaitSnapshot(ctx); err != nil {
+		return err
+	}
+	err := m.net.RemoveTap(ctx, r.rec.Slot)
 	if m.forget != nil {
 		// A limit that stays bounds nobody, and is set anew at the next start.
-		_ = m.forget(ctx, r.rec.ID)
+		if ferr := m.forget(ctx, r.rec.ID); ferr != nil {
+			m.log.Warn("take back what was set for a VM's unit, ignoring", "vm", r.rec.ID, "error", ferr)
+		}
 	}
 	if r.rec.Disks != nil { // else nothing is to be recorded
 		m.table.unclaim(r)
@@ -100,9 +116,7 @@ func (m *machines) adopt(ctx context.Context) error {
 	}
 	for _, r := range m.table.all() {
 		if r.process.Load() == nil {
-			r.mu.Lock()
-			errs = append(errs, m.clear(ctx, r))
-			r.mu.Unlock()
+			errs = append(errs, r.with(ctx, func() error { return m.clear(ctx, r) }))
 		}
 	}
 	return errors.Join(append(errs, m.removeStrayTaps(ctx))...)
@@ -152,11 +166,12 @@ func (m *machines) sweep(ctx context.Context) error {
 		if p := r.process.Load(); p == nil || !exited(p) {
 			continue
 		}
-		r.mu.Lock()
-		if !r.runs() {
-			errs = append(errs, m.clear(ctx, r))
-		}
-		r.mu.Unlock()
+		errs = append(errs, r.with(ctx, func() error {
+			if r.runs() {
+				return nil
+			}
+			return m.clear(ctx, r)
+		}))
 	}
 	return errors.Join(errs...)
 }

@@ -10,8 +10,8 @@ import (
 )
 
 // fileSystems are those whose files may become disks: local, and never able to
-// block an open for ever as FUSE and network file systems do. Overlayfs is there
-// for hosts that are containers themselves.
+// block an open for ever as FUSE and network file systems do. An overlay
+// must be the root: it is there for hosts that are containers themselves.
 var fileSystems = map[int64]bool{
 	unix.EXT4_SUPER_MAGIC:      true,
 	unix.XFS_SUPER_MAGIC:       true,
@@ -64,6 +64,9 @@ func checkFile(f *os.File, ownerUID int) (file, error) {
 	if !fileSystems[fs.Type] {
 		return refuse("on a file system of type %#x, want ext4, xfs, btrfs, f2fs, bcachefs, zfs, overlay or tmpfs", fs.Type)
 	}
+	if fs.Type == unix.OVERLAYFS_SUPER_MAGIC && !onRoot(fd) {
+		return refuse("on an overlay that is not this host's root")
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return refuse("stat: %v", err)
@@ -77,6 +80,18 @@ func checkFile(f *os.File, ownerUID int) (file, error) {
 		return refuse("has %d names, want one", st.Nlink)
 	}
 	return file{File: f, inode: inode{st.Dev, st.Ino}, readOnly: mode == unix.O_RDONLY}, nil
+}
+
+// onRoot reports whether a file is on the file system of the root, without a question
+// to any below it: anybody can mount, in a user namespace of his own, an overlay over
+// FUSE, and who asks that for a size waits for ever, not even to be killed.
+func onRoot(fd int) bool {
+	var file, root unix.Statx_t
+	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &file)
+	if err == nil {
+		err = unix.Statx(unix.AT_FDCWD, "/", 0, unix.STATX_INO, &root)
+	}
+	return err == nil && file.Dev_major == root.Dev_major && file.Dev_minor == root.Dev_minor
 }
 
 // checkDisk is checkFile for a disk, which must have whole sectors, and be

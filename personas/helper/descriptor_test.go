@@ -92,7 +92,8 @@ func TestDescriptorsThatAreRefused(t *testing.T) {
 			must(t, os.Chown(p, testOwner.uid+1, testOwner.gid))
 			return open(t, p, os.O_RDWR)
 		}, "belongs to uid"},
-		"/proc": {func(t *testing.T) *os.File { return open(t, "/proc/self/maps", os.O_RDONLY) }, "file system"},
+		"overlay of somebody's": {func(t *testing.T) *os.File { return open(t, overlay(t, disk), os.O_RDONLY) }, "not this host's root"},
+		"/proc":                 {func(t *testing.T) *os.File { return open(t, "/proc/self/maps", os.O_RDONLY) }, "file system"},
 		"/sys": {func(t *testing.T) *os.File {
 			return open(t, "/sys/kernel/mm/transparent_hugepage/enabled", os.O_RDONLY)
 		}, "file system"},
@@ -115,6 +116,18 @@ func TestDescriptorsThatAreRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// overlay returns a file of the owner's on an overlay that anybody could mount.
+func overlay(t *testing.T, content string) string {
+	t.Helper()
+	lower, empty, merged := t.TempDir(), t.TempDir(), t.TempDir()
+	f := ownFile(t, lower, content, os.O_RDONLY)
+	if err := unix.Mount("overlay", merged, "overlay", 0, "lowerdir="+lower+":"+empty); err != nil {
+		t.Skipf("needs to mount an overlay: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(merged, unix.MNT_DETACH) })
+	return filepath.Join(merged, filepath.Base(f.Name()))
 }
 
 func node(t *testing.T, path string, kind uint32, dev uint64) *os.File {

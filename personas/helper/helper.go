@@ -43,9 +43,16 @@ const idleLimit = time.Minute
 
 // Main is the role's entry: it returns the exit code.
 func Main(args []string) int {
+	// By the link, not by name: the file may have been replaced by a newer one.
+	return MainWith("/proc/self/exe", args)
+}
+
+// MainWith is Main where another program than the own binary is banger-vmm, so that
+// banger can be measured without it.
+func MainWith(vmm string, args []string) int {
 	personas.SetName("banger-helper")
 	log := personas.NewLog(os.Stderr)
-	if err := run(log, args); err != nil {
+	if err := run(log, vmm, args); err != nil {
 		log.Error("stop", "error", err)
 		return 1
 	}
@@ -59,6 +66,8 @@ type config struct {
 	hostNS      int           // descriptor of the host's network namespace; -1 where it is out of reach
 	baseUID     int           // uid of the VM in slot 0
 	firecracker string        // path of its binary; found by PATH if empty
+	jailer      string        // path of what starts it; nothing does if empty
+	vmm         string        // path of what is banger-vmm
 	idle        time.Duration // after which a standalone one may leave
 }
 
@@ -89,7 +98,7 @@ func parse(args []string) (config, error) {
 	return c, nil
 }
 
-func run(log *slog.Logger, args []string) error {
+func run(log *slog.Logger, vmm string, args []string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("banger-helper runs as root only, and is started by \"sudo banger\"")
 	}
@@ -104,6 +113,7 @@ func run(log *slog.Logger, args []string) error {
 	if err != nil {
 		return err
 	}
+	c.vmm = vmm
 	if c.standalone && c.hostNS < 0 {
 		return moveIn(ctx, args)
 	}
@@ -159,8 +169,8 @@ func serve(ctx context.Context, log *slog.Logger, c config) error {
 	}
 	m := &machines{
 		owner: c.owner, table: reservations, kernels: kept,
-		net: network, jails: jailDir, logs: logDir, baseUID: c.baseUID,
-		firecracker: c.firecracker,
+		net: network, log: log, jails: jailDir, logs: logDir, baseUID: c.baseUID,
+		firecracker: c.firecracker, jailer: c.jailer, bangerVMM: c.vmm,
 	}
 	if c.standalone {
 		m.spare = &jail.Starter{}
@@ -260,7 +270,6 @@ func bind(s *ops.Server, m *machines, d *dns) {
 	ops.Bind(s, ops.VMStop, m.stop)
 	ops.Bind(s, ops.VMRelease, m.release)
 	ops.Bind(s, ops.KernelPut, m.putKernel)
-	ops.Bind(s, ops.NetPolicy, m.policy)
 	ops.Bind(s, ops.Resolver, d.resolver)
 }
 

@@ -80,7 +80,7 @@ func fakeVMM() {
 	case "silent":
 		time.Sleep(time.Minute)
 	}
-	for _, path := range []string{jail.VsockSocket, jail.APISocket} {
+	for _, path := range []string{"/run/vmm/v.sock", jail.APISocket} {
 		if _, err := net.Listen("unix", path); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
@@ -124,11 +124,9 @@ func newLab(t testing.TB) *lab {
 	t.Cleanup(func() {
 		l.spare.Relax()
 		for _, r := range l.table.all() {
-			r.mu.Lock()
-			if err := l.clear(context.Background(), r); err != nil {
+			if err := r.with(context.Background(), func() error { return l.clear(context.Background(), r) }); err != nil {
 				t.Errorf("clean up: %v", err)
 			}
-			r.mu.Unlock()
 		}
 		if err := network.Remove(context.Background()); err != nil {
 			t.Errorf("clean up: %v", err)
@@ -146,7 +144,7 @@ func newMachines(t testing.TB, dir string, network *netns.Namespace) *machines {
 	return &machines{
 		owner: testOwner, spare: spare, table: table, kernels: &kernels{dir: filepath.Join(dir, "kernels")}, net: network,
 		jails: filepath.Join(dir, "jails"), logs: filepath.Join(dir, "logs"), baseUID: testUIDs, startVMM: withSnapshots(spare.Start),
-		snapshots: cow.Loaded,
+		log: slog.New(slog.DiscardHandler), snapshots: cow.Loaded, bangerVMM: "/proc/self/exe",
 	}
 }
 

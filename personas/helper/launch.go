@@ -73,6 +73,15 @@ func (m *machines) launch(ctx context.Context, r *reservation, call *ops.Call, a
 	spec.Kernel, spec.Initrd, spec.Log = kernel, initrd, log
 	spec.KVM, spec.Shared = true, m.shared
 	spec.Limits.MemoryBytes = uint64(a.MemMiB+overheadMiB) << 20
+	// The guest's memory is a file, too; a disk is one that must not grow.
+	spec.Limits.FileBytes = spec.Limits.MemoryBytes
+	for _, d := range own {
+		info, err := d.Stat()
+		if err != nil {
+			return fmt.Errorf("stat disk: %w", err)
+		}
+		spec.Limits.FileBytes = max(spec.Limits.FileBytes, uint64(info.Size()))
+	}
 	spec.Limits.CPUs = a.CPUs + 1 // for the VMM's own threads
 	// The VMM looks for the tap when the daemon configures it.
 	var tapErr error
@@ -95,21 +104,25 @@ const overheadMiB = 512
 // vmm returns the part of a jail that depends on the VMM.
 func (m *machines) vmm(name, id string) (*jail.Spec, error) {
 	spec := &jail.Spec{ID: id}
+	// The log is the guest's console: of the VMM it has what went wrong.
+	args := []string{"--api-sock", jail.APISocket, "--level", "Warning"}
 	if name == ops.Firecracker {
 		path, err := jail.Resolve("firecracker", m.firecracker)
 		if err != nil {
 			return nil, err
 		}
-		spec.Binary = path
-		spec.Args = []string{"firecracker", "--api-sock", jail.APISocket, "--id", id}
+		spec.Binary, spec.Jailer = path, m.jailer
+		spec.Args = append([]string{"firecracker"}, args...)
+		if spec.Jailer == "" {
+			spec.Args = append(spec.Args, "--id", id)
+		}
 		return spec, nil
 	}
 	if _, err := jail.Resolve("qemu-system-x86_64", ""); err != nil {
 		return nil, err
 	}
-	// By the link, not by name: the file may have been replaced by a newer one.
-	spec.Binary, spec.System = "/proc/self/exe", true
-	spec.Args = []string{"banger-vmm", "--api-sock", jail.APISocket, "--id", id}
+	spec.Binary, spec.System = m.bangerVMM, true
+	spec.Args = append([]string{"banger-vmm", "--id", id}, args...)
 	return spec, nil
 }
 
@@ -139,7 +152,7 @@ func (m *machines) handOut(r *reservation) (reply ops.VMStartReply, files []*os.
 	}
 	reply.PID = p.PID()
 	if r.rec.Net != ops.NetNone {
-		reply.Tap = m.tap(r).Name()
+		reply.Tap, reply.MTU = m.tap(r).Name(), m.net.MTU()
 	}
 	return reply, files, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,7 @@ type machines struct {
 	table   *table
 	kernels *kernels
 	net     *netns.Namespace
+	log     *slog.Logger
 	jails   string // folder of the jail directories
 	logs    string // folder of the serial logs
 	baseUID int    // uid and gid of the VM in slot 0; the others follow
@@ -39,6 +41,8 @@ type machines struct {
 	snapshots   func() error                               // tells why startVMM cannot make any
 	forget      func(ctx context.Context, id string) error // what startVMM has left; may be nil
 	firecracker string                                     // configured path, or empty
+	jailer      string                                     // path of what starts that, or empty
+	bangerVMM   string                                     // path of what speaks Firecracker's API over QEMU
 
 	// spare begins a start when a VM is reserved, which is soon to be started. It is
 	// nil where systemd starts the VMMs.
@@ -49,11 +53,11 @@ type machines struct {
 type owner struct{ uid, gid int }
 
 func (m *machines) start(ctx context.Context, call *ops.Call, a ops.VMStartArgs) (ops.VMStartReply, []*os.File, error) {
-	r, err := m.table.lock(a.Handle)
+	r, err := m.table.lock(ctx, a.Handle)
 	if err != nil {
 		return ops.VMStartReply{}, nil, err
 	}
-	defer r.mu.Unlock()
+	defer r.release()
 	if r.runs() {
 		if r.rec.Start != call.ID {
 			return ops.VMStartReply{}, nil, &ops.Error{Code: ops.Conflict, Message: "the VM runs already"}
@@ -64,11 +68,11 @@ func (m *machines) start(ctx context.Context, call *ops.Call, a ops.VMStartArgs)
 		return ops.VMStartReply{}, nil, err
 	}
 	if err := m.launch(ctx, r, call, a); err != nil {
-		return ops.VMStartReply{}, nil, errors.Join(err, m.clear(context.WithoutCancel(ctx), r))
+		return ops.VMStartReply{}, nil, errors.Join(err, m.undo(ctx, r))
 	}
 	reply, files, err := m.handOut(r)
 	if err != nil {
-		return reply, nil, errors.Join(err, m.clear(context.WithoutCancel(ctx), r))
+		return reply, nil, errors.Join(err, m.undo(ctx, r))
 	}
 	return reply, files, nil
 }
@@ -82,12 +86,12 @@ func (m *machines) tap(r *reservation) netns.Tap {
 	return netns.Tap{Slot: r.rec.Slot, UID: uint32(m.baseUID + r.rec.Slot), VMID: r.rec.ID, Policy: policies[r.rec.Net]}
 }
 
-func (m *machines) reconnect(_ context.Context, _ *ops.Call, a ops.HandleArgs) (ops.VMStartReply, []*os.File, error) {
-	r, err := m.table.lock(a.Handle)
+func (m *machines) reconnect(ctx context.Context, _ *ops.Call, a ops.HandleArgs) (ops.VMStartReply, []*os.File, error) {
+	r, err := m.table.lock(ctx, a.Handle)
 	if err != nil {
 		return ops.VMStartReply{}, nil, err
 	}
-	defer r.mu.Unlock()
+	defer r.release()
 	if !r.runs() {
 		return ops.VMStartReply{}, nil, &ops.Error{Code: ops.Conflict, Message: "the VM does not run"}
 	}
@@ -95,23 +99,23 @@ func (m *machines) reconnect(_ context.Context, _ *ops.Call, a ops.HandleArgs) (
 }
 
 func (m *machines) stop(ctx context.Context, _ *ops.Call, a ops.HandleArgs) (ops.None, []*os.File, error) {
-	r, err := m.table.lock(a.Handle)
+	r, err := m.table.lock(ctx, a.Handle)
 	if err != nil {
 		return ops.None{}, nil, err
 	}
-	defer r.mu.Unlock()
+	defer r.release()
 	return ops.None{}, nil, m.clear(ctx, r)
 }
 
 func (m *machines) release(ctx context.Context, _ *ops.Call, a ops.HandleArgs) (ops.None, []*os.File, error) {
-	r, err := m.table.lock(a.Handle)
+	r, err := m.table.lock(ctx, a.Handle)
 	if errors.Is(err, &ops.Error{Code: ops.NotFound}) {
 		return ops.None{}, nil, nil
 	}
 	if err != nil {
 		return ops.None{}, nil, err
 	}
-	defer r.mu.Unlock()
+	defer r.release()
 	if err := m.clear(ctx, r); err != nil {
 		return ops.None{}, nil, err
 	}
@@ -122,22 +126,6 @@ func (m *machines) release(ctx context.Context, _ *ops.Call, a ops.HandleArgs) (
 		return ops.None{}, nil, fmt.Errorf("remove serial log: %w", err)
 	}
 	return ops.None{}, nil, m.table.forget(r)
-}
-
-func (m *machines) policy(ctx context.Context, _ *ops.Call, a ops.NetPolicyArgs) (ops.None, []*os.File, error) {
-	r, err := m.table.lock(a.Handle)
-	if err != nil {
-		return ops.None{}, nil, err
-	}
-	defer r.mu.Unlock()
-	if !r.runs() || r.rec.Net == ops.NetNone || a.Net == ops.NetNone {
-		return ops.None{}, nil, &ops.Error{Code: ops.Conflict, Message: "the VM does not run, or has no network device"}
-	}
-	if err := m.net.SetPolicy(ctx, r.rec.Slot, policies[a.Net]); err != nil {
-		return ops.None{}, nil, err
-	}
-	r.rec.Net = a.Net
-	return ops.None{}, nil, m.table.save(r)
 }
 
 // running counts VMMs that have not exited.

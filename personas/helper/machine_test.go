@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -25,9 +26,10 @@ func TestLifeOfMachine(t *testing.T) {
 	l := newLab(t)
 	r := l.reserved(t, "a")
 	disk := l.disk(t)
+	must(t, disk.Truncate(1<<30))
 	reply, err := l.run(t, r, "start-1", "ok", disk)
 	must(t, err)
-	if reply.PID == 0 || reply.Tap != "tap0" || l.running() != 1 {
+	if reply.PID == 0 || reply.Tap != "tap0" || reply.MTU != l.net.MTU() || l.running() != 1 {
 		t.Errorf("got %+v, %d run", reply, l.running())
 	}
 	taps, err := l.net.Taps(t.Context())
@@ -37,6 +39,12 @@ func TestLifeOfMachine(t *testing.T) {
 	}
 	if pids := processesOf(t, testUIDs); len(pids) == 0 {
 		t.Error("nobody runs as the VM's uid")
+	}
+	// No file of its can be larger than its memory, or its largest disk.
+	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", reply.PID))
+	must(t, err)
+	if want := fmt.Sprint(1 << 30); !regexp.MustCompile(`Max file size +` + want + ` +` + want + ` `).Match(limits) {
+		t.Errorf("want files of %s bytes at most, the limits are\n%s", want, limits)
 	}
 	// The same request is the same start, another one is refused.
 	again, err := l.run(t, r, "start-1", "ok", disk)
@@ -220,7 +228,11 @@ func TestRacingReleases(t *testing.T) {
 			case 0:
 				_, _, err = l.stop(t.Context(), nil, l.handle(r))
 			case 1:
-				_, _, err = l.policy(t.Context(), nil, ops.NetPolicyArgs{Handle: r.rec.Handle, Net: ops.NetFull})
+				var files []*os.File
+				_, files, err = l.reconnect(t.Context(), nil, l.handle(r))
+				for _, f := range files {
+					f.Close()
+				}
 			default:
 				_, _, err = l.release(t.Context(), nil, l.handle(r))
 			}
@@ -236,22 +248,16 @@ func TestRacingReleases(t *testing.T) {
 	}
 }
 
-func TestPolicy(t *testing.T) {
+// What hangs with one VM keeps nobody waiting for longer than he wants to.
+func TestWaitForTurnIsBounded(t *testing.T) {
 	l := newLab(t)
 	r := l.reserved(t, "a")
-	set := func(net string) error {
-		_, _, err := l.policy(t.Context(), nil, ops.NetPolicyArgs{Handle: r.rec.Handle, Net: net})
-		return err
-	}
-	wantCode(t, set(ops.NetFull), ops.Conflict)
-	_, err := l.run(t, r, "start", "ok", l.disk(t))
-	must(t, err)
-	must(t, set(ops.NetFull))
-	wantCode(t, set(ops.NetNone), ops.Conflict)
-	taps, err := l.net.Taps(t.Context())
-	must(t, err)
-	if len(taps) != 1 || taps[0].Policy != netns.Full || r.rec.Net != ops.NetFull {
-		t.Errorf("policy is %v, recorded as %s", taps, r.rec.Net)
+	must(t, r.acquire(t.Context()))
+	defer r.release()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, _, err := l.stop(ctx, nil, l.handle(r)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -349,18 +355,18 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("taps are %+v", taps)
 	}
 	// The start is answered again as before, by the new helper.
-	r, err := l.table.lock(runs.rec.Handle)
+	r, err := l.table.lock(t.Context(), runs.rec.Handle)
 	must(t, err)
-	r.mu.Unlock()
+	r.release()
 	again, err := l.run(t, r, "start", "ok", disk)
 	must(t, err)
 	if again != reply {
 		t.Errorf("got %+v, before %+v", again, reply)
 	}
 	// Its disk is still its own.
-	i, err := l.table.lock(idle.rec.Handle)
+	i, err := l.table.lock(t.Context(), idle.rec.Handle)
 	must(t, err)
-	i.mu.Unlock()
+	i.release()
 	_, err = l.run(t, i, "start-idle", "ok", disk)
 	wantCode(t, err, ops.Conflict)
 	_, _, err = l.stop(t.Context(), nil, l.handle(r))

@@ -1,6 +1,7 @@
 package helper
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -56,16 +57,41 @@ func isHex(s string, digits int) bool {
 //
 //	reserved --VMStart--> running --VMStop, VMM exits--> reserved --VMRelease--> (gone)
 type reservation struct {
-	// mu is held for the length of an operation on this VM: it is for the I/O.
-	// Order: reservation.mu, then table.mu.
-	mu   sync.Mutex
+	// busy holds one token for the length of an operation on this VM, and whoever
+	// has it may change the fields that follow. Order: reservation.busy, then table.mu.
+	busy chan struct{}
 	rec  record
-	gone bool // released while somebody waited for mu
+	gone bool // released while somebody waited for the token
 	used bool // what a VMM has may be on the host: it was started and not yet cleared away
 
 	// process is nil unless a VMM was started and not yet cleared away. Whoever
-	// has mu writes it; those who only count do not wait for an operation.
+	// has the token writes it; those who only count do not wait for an operation.
 	process atomic.Pointer[jail.Process]
+}
+
+func newReservation(rec record) *reservation {
+	return &reservation{busy: make(chan struct{}, 1), rec: rec}
+}
+
+// acquire waits for the token of r. The caller gives it back with release.
+func (r *reservation) acquire(ctx context.Context) error {
+	select {
+	case r.busy <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for VM %s: %w", r.rec.ID, ctx.Err())
+	}
+}
+
+func (r *reservation) release() { <-r.busy }
+
+// with does act with the token of r.
+func (r *reservation) with(ctx context.Context, act func() error) error {
+	if err := r.acquire(ctx); err != nil {
+		return err
+	}
+	defer r.release()
+	return act()
 }
 
 // runs reports whether the VMM of r was started and has not exited.
@@ -129,7 +155,8 @@ func loadRecord(path string) (*reservation, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &reservation{used: true}
+	r := newReservation(record{})
+	r.used = true
 	if err := json.Unmarshal(data, &r.rec); err != nil {
 		return nil, err
 	}
@@ -170,12 +197,12 @@ func (t *table) reserve(request string) (*reservation, error) {
 	if _, err := io.ReadFull(rand.Reader, secret[:]); err != nil {
 		return nil, fmt.Errorf("reserve: %w", err)
 	}
-	r := &reservation{rec: record{
+	r := newReservation(record{
 		Handle:  hex.EncodeToString(secret[:16]),
 		ID:      hex.EncodeToString(secret[16:]),
 		Slot:    slot,
 		Request: request,
-	}}
+	})
 	if err := t.addLocked(r); err != nil { // 32 random bits met their like
 		return nil, fmt.Errorf("reserve: %w, try again", err)
 	}
@@ -186,7 +213,7 @@ func (t *table) reserve(request string) (*reservation, error) {
 	return r, nil
 }
 
-// save writes the record of r, whose mu the caller holds.
+// save writes the record of r, whose token the caller has.
 func (t *table) save(r *reservation) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -210,22 +237,25 @@ func (t *table) saveLocked(rec *record) error {
 	return nil
 }
 
-// lock returns the reservation with this handle, locked. The caller unlocks it.
-func (t *table) lock(handle string) (*reservation, error) {
+// lock returns the reservation with this handle and its token. The caller gives that
+// back with release.
+func (t *table) lock(ctx context.Context, handle string) (*reservation, error) {
 	t.mu.Lock()
 	r := t.handles[handle]
 	t.mu.Unlock()
 	if r != nil {
-		r.mu.Lock()
+		if err := r.acquire(ctx); err != nil {
+			return nil, err
+		}
 		if !r.gone {
 			return r, nil
 		}
-		r.mu.Unlock()
+		r.release()
 	}
 	return nil, &ops.Error{Code: ops.NotFound, Message: "no VM has this handle"}
 }
 
-// forget removes r, whose mu the caller holds, from memory and disk.
+// forget removes r, whose token the caller has, from memory and disk.
 func (t *table) forget(r *reservation) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

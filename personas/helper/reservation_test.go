@@ -42,7 +42,7 @@ func TestReserve(t *testing.T) {
 	if again.rec.Slot != 1 || again.rec.Handle == middle.rec.Handle {
 		t.Errorf("got slot %d and handle %s", again.rec.Slot, again.rec.Handle)
 	}
-	if _, err := tb.lock(middle.rec.Handle); err == nil {
+	if _, err := tb.lock(t.Context(), middle.rec.Handle); err == nil {
 		t.Error("a handle that was given up still names a VM")
 	}
 }

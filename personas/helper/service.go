@@ -1,6 +1,7 @@
 package helper
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -106,11 +108,15 @@ func startTask(ctx context.Context, _ *slog.Logger, args []string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	// The jail's first process comes to life while the helper answers.
+	var starter jail.Starter
+	starter.Prepare()
+	defer starter.Relax()
 	order, err := unit.Take(ctx, launchSocket, args[0])
 	if err != nil {
 		return err
 	}
-	path, err := build(ctx, order.Spec)
+	path, err := build(ctx, order.Spec, starter.Start)
 	if err != nil {
 		return errors.Join(err, order.Failed(err))
 	}
@@ -119,7 +125,10 @@ func startTask(ctx context.Context, _ *slog.Logger, args []string) error {
 
 // build builds the jail, with disks that are snapshots, and writes down which
 // process is the unit's.
-func build(ctx context.Context, s *jail.Spec) (path string, err error) {
+func build(ctx context.Context, s *jail.Spec, start func(context.Context, *jail.Spec) (*jail.Process, error)) (path string, err error) {
+	if !slices.Contains(s.Args, jail.APISocket) {
+		return "", errors.New("build jail: the helper is of another version: banger is being upgraded; try again")
+	}
 	// Files come from services that have mount namespaces of their own.
 	again := func(f *os.File) *os.File {
 		if f == nil || err != nil {
@@ -138,7 +147,7 @@ func build(ctx context.Context, s *jail.Spec) (path string, err error) {
 	if err != nil {
 		return "", err
 	}
-	p, err := withSnapshots(jail.Start)(ctx, s)
+	p, err := withSnapshots(start)(ctx, s)
 	if err != nil {
 		return "", err
 	}
@@ -196,7 +205,7 @@ func installed(path string) (config, error) {
 		return config{}, err
 	}
 	return config{
-		owner: owner{uid: r.Owner.UID, gid: r.Owner.GID}, firecracker: r.Firecracker.Path, baseUID: r.UIDs.First, hostNS: -1,
+		owner: owner{uid: r.Owner.UID, gid: r.Owner.GID}, firecracker: cmp.Or(r.Firecracker.Path, layout.Firecracker), jailer: r.Jailer.Path, baseUID: r.UIDs.First, hostNS: -1,
 	}, nil
 }
 

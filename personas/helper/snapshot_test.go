@@ -8,10 +8,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"banger/fc/jail"
 	"banger/ops"
 	"banger/store/disk/cow"
+	"banger/store/disk/dm"
 )
 
 // snapshotLab has what passes for a kernel with snapshots, and notes the disks of
@@ -138,6 +142,38 @@ func TestSnapshotWithoutDeviceMapper(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "device mapper") {
 		t.Errorf("got %v", err)
 	}
+	l.wantNothing(t)
+}
+
+// The disks of a snapshot that the kernel has not taken away yet are nobody else's.
+func TestDisksOfBusySnapshotStayClaimed(t *testing.T) {
+	l := newLab(t)
+	r := l.reserved(t, "a")
+	_, err := l.run(t, r, "start", "ok", l.disk(t))
+	must(t, err)
+	r.rec.Snapshot = true
+	must(t, unix.Mount("tmpfs", "/sys/block", "tmpfs", 0, ""))
+	shown := true
+	hide := func() {
+		if shown {
+			must(t, unix.Unmount("/sys/block", 0))
+			shown = false
+		}
+	}
+	t.Cleanup(hide)
+	must(t, os.MkdirAll("/sys/block/dm-0/dm", 0o755))
+	must(t, os.WriteFile("/sys/block/dm-0/dm/uuid", []byte("BANGER-"+r.rec.ID+"-disk0\n"), 0o644))
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if _, _, err := l.stop(ctx, nil, l.handle(r)); !errors.Is(err, dm.ErrBusy) {
+		t.Errorf("stop says %v", err)
+	}
+	if len(l.table.claims) != 1 {
+		t.Errorf("claims are %v", l.table.claims)
+	}
+	hide()
+	_, _, err = l.stop(t.Context(), nil, l.handle(r))
+	must(t, err)
 	l.wantNothing(t)
 }
 

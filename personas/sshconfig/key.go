@@ -77,7 +77,7 @@ func (f Files) makeKey() error {
 	if err := os.Link(tmp, f.Key()); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return nil
+	return syncDir(f.dir())
 }
 
 func authorizedLine(key ssh.PublicKey) string {

@@ -169,7 +169,20 @@ func write(path string, data []byte, mode fs.FileMode) error {
 		return err
 	}
 	defer os.Remove(tmp) // where it was not renamed
-	return os.Rename(tmp, path)
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes what was created or renamed in dir survive a power cut.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }
 
 // writeTemp writes a file beside the one that it shall become.

@@ -14,6 +14,6 @@ func (m *machine) useKVM(ctx context.Context) bool {
 		m.log.Info("guest is run by KVM", "kvm", report.Detail)
 		return true
 	}
-	m.log.Warn("guest is emulated, which is slow", "kvm", string(report.State), "detail", report.Detail)
+	m.log.Info("guest is emulated, which is slow", "kvm", string(report.State), "detail", report.Detail)
 	return false
 }

@@ -10,6 +10,18 @@ import (
 // defaultBootArgs are Firecracker's, for who gives none.
 const defaultBootArgs = "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce"
 
+// clockArgs tell a kernel how fast the emulated time stamp counter is, which else it
+// measures. A secondary processor measures it by the first one's ticks: that takes a
+// tenth of a second, and never ends where the host was so busy that the kernel has
+// given up the first one's timer for another, which does not tick until all processors
+// are up. lpj is the counter's ticks in one of the kernel's, for the slowest of those
+// that kernels are built with: with a quicker one, a driver's short delays are longer
+// than it asked for, and never shorter.
+func clockArgs(tscKHz uint64) []string {
+	const slowestHz = 100
+	return []string{fmt.Sprintf("tsc_early_khz=%d", tscKHz), fmt.Sprintf("lpj=%d", tscKHz*1000/slowestHz)}
+}
+
 // emulatedArgs are what a kernel needs under emulation, or is much quicker with: clocks
 // that need no calibration, which takes long or hangs; no defences against the host
 // CPU's side channels, which an emulated one does not have; no self-tests of ciphers, a
@@ -29,7 +41,7 @@ func bootArgs(config fc.VMConfig, tscKHz uint64) string {
 	if tscKHz == 0 {
 		return args
 	}
-	for _, arg := range append([]string{fmt.Sprintf("tsc_early_khz=%d", tscKHz)}, emulatedArgs...) {
+	for _, arg := range append(clockArgs(tscKHz), emulatedArgs...) {
 		if name, _, _ := strings.Cut(arg, "="); !mentions(args, name) {
 			args = insert(args, arg)
 		}

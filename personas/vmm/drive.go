@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"banger/fc"
+	"banger/fc/server"
 
 	"golang.org/x/sys/unix"
 )
@@ -56,14 +57,14 @@ func (m *machine) changeDrive(ctx context.Context, r fc.DriveUpdate) error {
 	if r.RateLimiter == nil {
 		return nil
 	}
-	limiter := merged(m.disks[index].limiter, *r.RateLimiter)
+	limiter := server.MergeLimit(m.disks[index].limiter, r.RateLimiter)
 	err := m.qmp.Execute(ctx, "qom-set", map[string]any{
-		"path": "/objects/" + groupName(index), "property": "limits", "value": limits(limiter),
+		"path": "/objects/" + groupName(index), "property": "limits", "value": limits(*limiter),
 	}, nil)
 	if err != nil {
 		return err
 	}
-	m.disks[index].limiter = &limiter
+	m.disks[index].limiter = limiter
 	return nil
 }
 

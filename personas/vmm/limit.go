@@ -58,17 +58,3 @@ func limits(l fc.RateLimiter) map[string]uint64 {
 		"iops-total": ops.average, "iops-total-max": ops.burst,
 	}
 }
-
-// merged is old with the buckets that change names, as Firecracker updates a limiter.
-func merged(old *fc.RateLimiter, change fc.RateLimiter) fc.RateLimiter {
-	if old == nil {
-		return change
-	}
-	if change.Bandwidth == nil {
-		change.Bandwidth = old.Bandwidth
-	}
-	if change.Ops == nil {
-		change.Ops = old.Ops
-	}
-	return change
-}

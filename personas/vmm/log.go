@@ -26,6 +26,7 @@ type switched struct {
 	mu         sync.RWMutex
 	handler    slog.Handler
 	out        io.Writer
+	file       *os.File // out, where it is not standard error
 	level      slog.Level
 	off        bool
 	showLevel  bool
@@ -53,7 +54,8 @@ func (l *logger) configure(r fc.Logger) error {
 		if err != nil {
 			return err
 		}
-		to.out = out
+		defer to.file.Close() // nil is closed, too
+		to.out, to.file = out, out
 	}
 	if r.Level != "" {
 		to.level, to.off = level, off
@@ -116,10 +118,9 @@ func (s *switched) Enabled(_ context.Context, level slog.Level) bool {
 
 // Handle implements slog.Handler.
 func (s *switched) Handle(ctx context.Context, r slog.Record) error {
-	s.mu.RLock()
-	h := s.handler
-	s.mu.RUnlock()
-	return h.Handle(ctx, r)
+	s.mu.RLock() // over the write, before which its file must not be closed
+	defer s.mu.RUnlock()
+	return s.handler.Handle(ctx, r)
 }
 
 // WithAttrs implements slog.Handler. The one attribute of this log, the id, is in each

@@ -90,11 +90,11 @@ func TestBootArgs(t *testing.T) {
 		{"none given, under KVM", fc.VMConfig{}, 0, defaultBootArgs},
 		{"empty stays empty", fc.VMConfig{BootSource: fc.BootSource{BootArgs: args("")}}, 0, ""},
 		{"clocks when emulated", fc.VMConfig{BootSource: fc.BootSource{BootArgs: args("quiet")}}, 2000000,
-			"quiet tsc_early_khz=2000000 tsc=reliable no_timer_check mitigations=off cryptomgr.notests"},
+			"quiet tsc_early_khz=2000000 lpj=20000000 tsc=reliable no_timer_check mitigations=off cryptomgr.notests"},
 		{"the caller's own word stands", fc.VMConfig{BootSource: fc.BootSource{BootArgs: args("mitigations=auto tsc=unstable")}}, 5,
-			"mitigations=auto tsc=unstable tsc_early_khz=5 no_timer_check cryptomgr.notests"},
+			"mitigations=auto tsc=unstable tsc_early_khz=5 lpj=50 no_timer_check cryptomgr.notests"},
 		{"init's arguments stay at the end", fc.VMConfig{BootSource: fc.BootSource{BootArgs: args("quiet -- tsc=x")}, Drives: root}, 5,
-			"quiet root=/dev/vda rw tsc_early_khz=5 tsc=reliable no_timer_check mitigations=off cryptomgr.notests -- tsc=x"},
+			"quiet root=/dev/vda rw tsc_early_khz=5 lpj=50 tsc=reliable no_timer_check mitigations=off cryptomgr.notests -- tsc=x"},
 		{"root by id, read-only", fc.VMConfig{BootSource: fc.BootSource{BootArgs: args("a")}, Drives: []fc.Drive{{IsRoot: true, PartUUID: "1-2", ReadOnly: true}}}, 0,
 			"a root=PARTUUID=1-2 ro"},
 	}
@@ -204,5 +204,28 @@ func TestLogGoesWhereItIsSent(t *testing.T) {
 	b, err := os.ReadFile(path)
 	if err != nil || strings.Count(string(b), "\n") != 1 || !strings.Contains(string(b), "level=WARN msg=heard id=vm-1 n=1") {
 		t.Errorf("log is %q, %v", b, err)
+	}
+}
+
+// A log that is sent elsewhere keeps no file open behind it.
+func TestFormerLogIsClosed(t *testing.T) {
+	log, err := newLogger(flags{id: "vm-1", level: "Info"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	former := filepath.Join(t.TempDir(), "former")
+	for _, path := range []string{former, os.DevNull} {
+		if err := log.configure(fc.Logger{Path: path}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fds, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if to, _ := os.Readlink(fd); to == former {
+			t.Errorf("%s is still open", former)
+		}
 	}
 }

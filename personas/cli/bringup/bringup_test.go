@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -442,45 +441,4 @@ func TestLockIsWaitedForWithinContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	again()
-}
-
-func TestOwnerFrom(t *testing.T) {
-	lookup := func(uid string) (*user.User, error) {
-		if uid == "7" {
-			return &user.User{Uid: uid, Gid: "8", HomeDir: "relative"}, nil
-		}
-		if uid != "1000" {
-			return nil, user.UnknownUserIdError(5)
-		}
-		return &user.User{Uid: uid, Gid: "1001", HomeDir: "/home/anna"}, nil
-	}
-	anna := Owner{UID: 1000, GID: 1001, Home: "/home/anna", StateDir: "/home/anna/.local/share/banger"}
-	other := anna
-	other.GID = 1005
-	for _, c := range []struct {
-		uid, gid string
-		want     Owner
-		ok       bool
-	}{
-		{"1000", "", anna, true},
-		{"1000", "1005", other, true},
-		{"", "", plainRoot(), true},
-		{"0", "0", plainRoot(), true}, // sudo within sudo
-		{"", "1005", plainRoot(), true},
-		{"1000", "0", Owner{}, false},
-		{"1000", "x", Owner{}, false},
-		{"5", "", Owner{}, false},
-		{"7", "", Owner{}, false},
-		{"-1", "", Owner{}, false},
-		{"4294967295", "", Owner{}, false},
-		{"4294967296", "", Owner{}, false},
-	} {
-		got, err := ownerFrom(func(k string) string { return map[string]string{"SUDO_UID": c.uid, "SUDO_GID": c.gid}[k] }, lookup)
-		if (err == nil) != c.ok || c.ok && got != c.want {
-			t.Errorf("SUDO_UID=%q SUDO_GID=%q: %+v, %v", c.uid, c.gid, got, err)
-		}
-		if c.ok && (got.UID == 0 || got.GID == 0) {
-			t.Errorf("SUDO_UID=%q SUDO_GID=%q: owner is root", c.uid, c.gid)
-		}
-	}
 }

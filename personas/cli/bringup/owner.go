@@ -11,10 +11,10 @@ import (
 	"syscall"
 )
 
-// PlainRootID is the user and group that bangerd runs as where root has no user
+// plainRootID is the user and group that bangerd runs as where root has no user
 // behind it: bangerd is never root. It lies above what systemd gives to
 // containers and below what VMs get, and no account has it.
-const PlainRootID = 1891237887
+const plainRootID = 1891237887
 
 // plainRootState is where the state of plain root lives.
 const plainRootState = "/var/lib/banger"
@@ -58,7 +58,7 @@ func ownerFrom(getenv func(string) string, lookup func(string) (*user.User, erro
 }
 
 func plainRoot() Owner {
-	return Owner{UID: PlainRootID, GID: PlainRootID, Home: plainRootState, StateDir: plainRootState, system: true}
+	return Owner{UID: plainRootID, GID: plainRootID, Home: plainRootState, StateDir: plainRootState, system: true}
 }
 
 func userOwner(uid int, lookup func(string) (*user.User, error)) (Owner, error) {
@@ -76,11 +76,12 @@ func userOwner(uid int, lookup func(string) (*user.User, error)) (Owner, error) 
 	return Owner{UID: uid, GID: gid, Home: u.HomeDir, StateDir: filepath.Join(u.HomeDir, StateInHome)}, nil
 }
 
-// parseID refuses 0: nothing here ever runs as root for an owner.
+// parseID reads the id of a user or of a group. It refuses 0: nothing here ever runs
+// as root for an owner.
 func parseID(s string) (int, error) {
 	n, err := strconv.ParseUint(s, 10, 32)
 	if err != nil || n == 0 || n == 1<<32-1 {
-		return 0, fmt.Errorf("%q is no id of a user", s)
+		return 0, fmt.Errorf("%q is no id, or root's", s)
 	}
 	return int(n), nil
 }
@@ -96,7 +97,7 @@ func (c Owner) or(socket string, callerErr error) (Owner, error) {
 	switch uid := int(st.Uid); {
 	case callerErr == nil && uid == c.UID:
 		return c, nil
-	case uid == PlainRootID:
+	case uid == plainRootID:
 		return plainRoot(), nil
 	case uid == 0:
 		return Owner{}, fmt.Errorf("socket %s: belongs to root, not to an owner", socket)
@@ -115,16 +116,30 @@ func (o Owner) makeState() error {
 	}
 	err := os.Mkdir(o.StateDir, 0o711)
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, fs.ErrExist) && ungiven(o.StateDir):
 		// Its parent is root's, so the name cannot lead elsewhere.
 		if err := os.Lchown(o.StateDir, o.UID, o.GID); err != nil {
 			return fmt.Errorf("give state directory to its owner: %w", err)
 		}
 		return nil
 	case errors.Is(err, fs.ErrExist):
-		return checkDir(o.StateDir, o.UID)
+		// An installation leaves its owner's there.
+		if err := checkDir(o.StateDir, o.UID); err != nil {
+			return fmt.Errorf("use state directory: %w: move it away, or remove it", err)
+		}
+		return nil
 	}
 	return fmt.Errorf("make state directory: %w", err)
+}
+
+// ungiven reports whether path is root's and empty: a volume that was mounted there,
+// or what somebody has made who was ended before giving it to its owner.
+func ungiven(path string) bool {
+	if checkDir(path, root.uid) != nil {
+		return false
+	}
+	entries, err := os.ReadDir(path)
+	return err == nil && len(entries) == 0
 }
 
 // identity is a user as which root does something.

@@ -39,6 +39,12 @@ _%[1]s_names() {
     COMPREPLY+=($(compgen -W "$("${COMP_WORDS[0]}" __complete "$1" 2>/dev/null)" -- "$cur"))
 }
 
+# _%[1]s_files -f offers files, -d directories: each is one word, whatever is in it.
+_%[1]s_files() {
+    compopt -o filenames 2>/dev/null
+    mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen "$1" -- "$cur")
+}
+
 complete -F _%[1]s %[1]s
 `
 
@@ -98,7 +104,7 @@ func bashValue(name string, f flag) string {
 	case f.names != "":
 		return fmt.Sprintf("_%s_names %s", name, f.names)
 	case f.dir:
-		return `COMPREPLY=($(compgen -d -- "$cur"))`
+		return fmt.Sprintf("_%s_files -d", name)
 	}
 	return ":" // a value that only the user knows
 }
@@ -119,7 +125,7 @@ func bashArgument(name string, c command) string {
 		do = append(do, fmt.Sprintf("_%s_names %s", name, c.names))
 	}
 	if c.files {
-		do = append(do, `COMPREPLY+=($(compgen -f -- "$cur"))`)
+		do = append(do, fmt.Sprintf("_%s_files -f", name))
 	}
 	return strings.Join(do, "; ")
 }

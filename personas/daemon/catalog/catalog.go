@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -237,29 +236,40 @@ func (c *Catalog[T]) makeDefaultLocked(name string) (T, error) {
 	return chosen, nil
 }
 
-// Delete removes an item that no VM uses, with its files, also a damaged one.
+// Delete removes an item that no VM uses, with its files, also a damaged one. What
+// cannot be removed of these goes when the store is opened the next time.
 func (c *Catalog[T]) Delete(name string) error {
+	clear, err := c.bury(name)
+	if err != nil {
+		return err
+	}
+	return clear()
+}
+
+// bury takes an item away. Its files take as long as they are large, and are left for
+// clear.
+func (c *Catalog[T]) bury(name string) (clear func() error, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	label := name
 	if _, damaged := c.damaged[name]; !damaged {
 		item, err := c.findLocked(name)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		label, _, _ = item.Label()
 	}
 	if vm := c.inUse(c.kind, label); vm != "" {
-		return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("%s %s is used by VM %s", c.kind, label, vm),
+		return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("%s %s is used by VM %s", c.kind, label, vm),
 			HintText: "delete the VMs first that were made from it"}
 	}
 	if c.pins[label] > 0 {
-		return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("a VM is being made from %s %s", c.kind, label)}
+		return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("a VM is being made from %s %s", c.kind, label)}
 	}
-	if err := c.records.Delete(label); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	if clear, err = c.records.Bury(label); err != nil {
+		return nil, err
 	}
 	delete(c.items, label)
 	delete(c.damaged, label)
-	return nil
+	return clear, nil
 }

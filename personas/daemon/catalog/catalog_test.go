@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"banger/personas/api"
 	"banger/store"
 )
@@ -214,6 +216,30 @@ func TestDelete(t *testing.T) {
 		t.Errorf("files are left: %v", err)
 	}
 	must2(l.publish(t, "a", digest("b"), false))(t) // the name is free
+}
+
+// An item whose files do not go at once is not listed all the same, and its name is free.
+func TestDeleteOfWhatDoesNotGo(t *testing.T) {
+	l := newLab(t)
+	must2(l.publish(t, "a", digest("a"), false))(t)
+	stays := filepath.Join(l.Path("a"), "mounted")
+	must(t, os.Mkdir(stays, 0o700))
+	if err := unix.Mount("tmpfs", stays, "tmpfs", 0, ""); err != nil {
+		t.Skipf("needs to mount a tmpfs: %v", err)
+	}
+	t.Cleanup(func() {
+		left, _ := filepath.Glob(filepath.Join(l.store.TempDir(), "*", "mounted"))
+		for _, path := range append(left, stays) {
+			unix.Unmount(path, unix.MNT_DETACH)
+		}
+	})
+	if err := l.Delete("a"); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("delete says %v", err)
+	}
+	if list := l.List(); len(list) > 0 {
+		t.Errorf("listed are %+v", list)
+	}
+	must2(l.publish(t, "a", digest("b"), false))(t)
 }
 
 func TestDamagedItemsAreLeftOut(t *testing.T) {

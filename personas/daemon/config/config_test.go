@@ -79,7 +79,7 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 		"fraction":         {"cpus = 1.5", []string{"/f:1: cpus: want a number from 1 to 32"}},
 		"no unit":          {"memory = 512", []string{`/f:1: memory: want a string with a unit, such as "512m" or "2GiB"`}},
 		"no unit in words": {"memory = \"512\"", []string{`/f:1: memory: want a string with a unit, such as "512m" or "2GiB"`}},
-		"too little":       {"memory = \"1m\"", []string{"/f:1: memory: 1MiB: want 64 MiB to 1024 GiB"}},
+		"too little":       {"memory = \"1m\"", []string{"/f:1: memory: 1MiB: want 96 MiB to 1024 GiB"}},
 		"negative":         {"disk = \"-1g\"", []string{`/f:1: disk: want a string with a unit, such as "512m" or "2GiB"`}},
 		"small disk":       {"disk = \"1m\"", []string{"/f:1: disk: 1048576 bytes: want 64 MiB to 16 TiB"}},
 		"unknown mode":     {"\n\nnet = \"lan\"", []string{`/f:3: net: "lan": want none, internet, full`}},

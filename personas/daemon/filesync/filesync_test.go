@@ -185,6 +185,29 @@ func TestReadCountsFiles(t *testing.T) {
 	}
 }
 
+// Links make many ways to few directories, and each way counts.
+func TestReadCountsDirectories(t *testing.T) {
+	dir := t.TempDir()
+	const levels = 14
+	for i := range levels {
+		level := filepath.Join(dir, fmt.Sprint(i))
+		if err := os.Mkdir(level, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if i == levels-1 {
+			break
+		}
+		for _, name := range []string{"a", "b"} {
+			if err := os.Symlink(fmt.Sprint("../", i+1), filepath.Join(level, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, _, err := Read(dir, []Entry{{"0", "x", 0o600}}); err == nil || !strings.Contains(err.Error(), "more than 1000") {
+		t.Errorf("%d levels of two links each: %v", levels, err)
+	}
+}
+
 // Whatever Read lets through, a boot configuration can carry.
 func TestReadFitsIntoBoot(t *testing.T) {
 	dir := t.TempDir()

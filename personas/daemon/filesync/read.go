@@ -62,6 +62,7 @@ type reader struct {
 	entry Entry
 	files []link.File
 	bytes int64
+	names int // in directories, by every way that leads to them
 }
 
 // inode identifies a directory, by whatever way one has come to it.
@@ -118,8 +119,8 @@ func (r *reader) readDir(f *os.File, rel string, self inode, above []inode) erro
 	if err != nil && !errors.Is(err, io.EOF) {
 		return r.fail("read", rel, err)
 	}
-	if len(names) > maxFiles {
-		return r.fail("read", rel, fmt.Errorf("there are more than %d files", maxFiles))
+	if r.names += len(names); r.names > maxFiles {
+		return r.fail("read", rel, fmt.Errorf("there are more than %d files and directories", maxFiles))
 	}
 	slices.Sort(names)
 	for _, name := range names {

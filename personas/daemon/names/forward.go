@@ -92,9 +92,9 @@ func sendUDP(conn net.Conn, msg []byte) error {
 }
 
 func receiveUDP(conn net.Conn) ([]byte, error) {
-	buf := make([]byte, MaxUDP+1)
+	buf := make([]byte, maxUDP+1)
 	n, err := conn.Read(buf)
-	if err == nil && n > MaxUDP {
+	if err == nil && n > maxUDP {
 		err = errors.New("answer is too large")
 	}
 	return buf[:n], err

@@ -12,10 +12,10 @@ import (
 // reports false for what a guest is to be answered by others.
 func (s *Server) local(q query, client netip.Addr) ([]byte, bool) {
 	name := q.name()
-	if vm, ok := strings.CutSuffix(name, "."+Domain); ok {
+	if vm, ok := strings.CutSuffix(name, "."+domain); ok {
 		return s.address(q, vm), true
 	}
-	if name == Domain {
+	if name == domain {
 		return q.reply(dnsmessage.RCodeSuccess, true), true
 	}
 	if addr, ok := reverseAddr(name); ok && s.Prefix.Contains(addr) {
@@ -27,11 +27,11 @@ func (s *Server) local(q query, client netip.Addr) ([]byte, bool) {
 	return nil, false
 }
 
-// probe is a name in Domain that is always there, for those who want to know
+// probe is a name in domain that is always there, for those who want to know
 // whether questions arrive here. No VM can have it.
 const probe = "_banger"
 
-// address answers for a name in Domain.
+// address answers for a name in domain.
 func (s *Server) address(q query, vm string) []byte {
 	addr, ok := s.Gateway, s.Gateway.IsValid()
 	if vm != probe {
@@ -52,7 +52,7 @@ func (s *Server) pointer(q query, addr netip.Addr) []byte {
 	if !ok {
 		return q.reply(dnsmessage.RCodeNameError, true)
 	}
-	target, err := dnsmessage.NewName(vm + "." + Domain + ".")
+	target, err := dnsmessage.NewName(vm + "." + domain + ".")
 	switch {
 	case err != nil:
 		return q.reply(dnsmessage.RCodeServerFailure, true)

@@ -23,17 +23,17 @@ import (
 	"time"
 )
 
-// Domain is the zone of the VMs, as a label.
-const Domain = "vm"
+// domain is the zone of the VMs, as a label.
+const domain = "vm"
 
 const (
-	// MaxUDP bounds a datagram in bytes, in either direction.
-	MaxUDP = 4 << 10
-	// MaxTCP bounds a message over TCP in bytes, in either direction.
-	MaxTCP = 64<<10 - 1
+	// maxUDP bounds a datagram in bytes, in either direction.
+	maxUDP = 4 << 10
+	// maxTCP bounds a message over TCP in bytes, in either direction.
+	maxTCP = 64<<10 - 1
 	// queryTimeout bounds one query, all its upstreams together.
 	queryTimeout = 2 * time.Second
-	// ttl of the answers in Domain, in seconds: a VM's name may soon be
+	// ttl of the answers in domain, in seconds: a VM's name may soon be
 	// another's.
 	ttl = 5
 )
@@ -81,14 +81,14 @@ func (s *Server) Serve(ctx context.Context, pc net.PacketConn, ln net.Listener) 
 func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 	var queries sync.WaitGroup
 	defer queries.Wait()
-	buf := make([]byte, MaxUDP+1)
+	buf := make([]byte, maxUDP+1)
 	for {
 		n, from, err := pc.ReadFrom(buf)
 		if err != nil {
 			return err
 		}
 		client, ok := s.client(from)
-		if !ok || n > MaxUDP {
+		if !ok || n > maxUDP {
 			continue
 		}
 		q, err := parse(buf[:n])

@@ -52,7 +52,7 @@ func parse(raw []byte) (q query, err error) {
 			return q, err
 		}
 		if h.Type == dnsmessage.TypeOPT {
-			q.edns, q.size = true, min(max(int(h.Class), minUDP), MaxUDP)
+			q.edns, q.size = true, min(max(int(h.Class), minUDP), maxUDP)
 		}
 		if err := p.SkipAdditional(); err != nil {
 			return q, err
@@ -80,7 +80,7 @@ func (q *query) reply(code dnsmessage.RCode, authoritative bool, answers ...dnsm
 	}
 	if q.edns {
 		var h dnsmessage.ResourceHeader
-		if err := h.SetEDNS0(MaxUDP, code, false); err == nil {
+		if err := h.SetEDNS0(maxUDP, code, false); err == nil {
 			h.Name = dnsmessage.MustNewName(".")
 			m.Additionals = []dnsmessage.Resource{{Header: h, Body: &dnsmessage.OPTResource{}}}
 		}

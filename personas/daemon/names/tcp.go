@@ -89,7 +89,7 @@ func readMessage(r io.Reader) ([]byte, error) {
 
 // writeMessage writes a message and its length at once.
 func writeMessage(w io.Writer, msg []byte) error {
-	if len(msg) > MaxTCP {
+	if len(msg) > maxTCP {
 		return fmt.Errorf("message of %d bytes", len(msg))
 	}
 	_, err := w.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(msg))), msg...))

@@ -55,7 +55,7 @@ func (m *machine) boot(ctx context.Context, limit time.Duration, r *Record, disk
 }
 
 func (m *machine) converse(ctx context.Context, limit time.Duration, r *Record, disks []disk, given given, progress func(api.Event)) error {
-	end := step(progress, "kernel")
+	end := api.Begin(progress, "kernel")
 	conn, err := m.firstWord(ctx, limit)
 	if err != nil {
 		return fmt.Errorf("wait for guest: %w", err)
@@ -65,8 +65,8 @@ func (m *machine) converse(ctx context.Context, limit time.Duration, r *Record, 
 		return err
 	}
 	end()
-	end = step(progress, "guest")
-	config, err := bootConfig(r, disks)
+	end = api.Begin(progress, "guest")
+	config, err := bootConfig(r, disks, m.mtu)
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func accept(ctx context.Context, l net.Listener) (net.Conn, error) {
 	return l.Accept()
 }
 
-func bootConfig(r *Record, disks []disk) (link.BootConfig, error) {
+func bootConfig(r *Record, disks []disk, mtu int) (link.BootConfig, error) {
 	c := link.BootConfig{
 		Hostname:     r.Name,
 		MachineID:    machineID(r.ID),
@@ -145,6 +145,7 @@ func bootConfig(r *Record, disks []disk) (link.BootConfig, error) {
 		MAC:       r.Lease.MAC,
 		Addresses: []netip.Prefix{netip.PrefixFrom(addr, r.Lease.Prefix)},
 		Gateway:   gateway,
+		MTU:       mtu,
 		DNS:       []netip.Addr{gateway},
 		Search:    []string{"vm"},
 	}
@@ -184,14 +185,4 @@ func first(words ...string) string {
 		}
 	}
 	return ""
-}
-
-// step reports the beginning of a step, and its end when the returned function
-// is called.
-func step(progress func(api.Event), name string) (end func()) {
-	begin := time.Now()
-	progress(api.Event{Step: name})
-	return func() {
-		progress(api.Event{Step: name, Done: true, Millis: float64(time.Since(begin).Microseconds()) / 1000})
-	}
 }

@@ -52,7 +52,7 @@ func TestModulesDrive(t *testing.T) {
 	} {
 		r := &Record{ID: "0123456789abcdef", Backend: c.backend, Spec: api.VMSpec{Net: api.NetNone}}
 		disks := s.disks(r, c.boot)
-		config, err := bootConfig(r, disks)
+		config, err := bootConfig(r, disks, 0)
 		must(t, err)
 		if config.Modules != c.want {
 			t.Errorf("%s, %q: modules on %q, want %q", c.backend, c.boot.Modules, config.Modules, c.want)

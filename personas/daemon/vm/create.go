@@ -80,7 +80,7 @@ func (s *Set) Create(ctx context.Context, rec Record, progress func(api.Event)) 
 	if err == nil && rec.Spec.Start {
 		err = s.startLocked(ctx, v, progress)
 	} else if err == nil {
-		err = s.moveTo(v, api.Stopped, "")
+		err = s.update(v, s.Records.Save, moveTo(api.Stopped, ""))
 	}
 	if err == nil {
 		err = context.Cause(ctx) // nobody waits for it any more, or somebody deletes it
@@ -116,7 +116,7 @@ func (s *Set) make(ctx context.Context, v *VM, progress func(api.Event)) error {
 		reserved <- err
 	}()
 	rec := v.record()
-	end := step(progress, "disk")
+	end := api.Begin(progress, "disk")
 	err := s.makeDisk(ctx, v, &rec)
 	rerr := <-reserved
 	if rerr != nil {
@@ -129,9 +129,11 @@ func (s *Set) make(ctx context.Context, v *VM, progress func(api.Event)) error {
 	return nil
 }
 
-// reserve takes a lease. It is in the record before anything uses it; should
-// the daemon die in between, Load gives up what no record names.
+// reserve takes a lease. The caller notes it before anything uses it; should
+// the daemon die in between, Reconcile gives up what no record names.
 func (s *Set) reserve(ctx context.Context, v *VM) error {
+	s.leasing.RLock()
+	defer s.leasing.RUnlock()
 	rec := v.record()
 	// Once asked, the answer is waited for: it is the only name of what was
 	// reserved. It comes in a moment.
@@ -158,10 +160,15 @@ func (s *Set) makeDisk(ctx context.Context, v *VM, r *Record) error {
 		return fmt.Errorf("make disk: %w", err)
 	}
 	defer origin.Close()
-	err = storedisk.Create(ctx, storedisk.Spec{
+	spec := storedisk.Spec{
 		Backend: storedisk.Backend(r.Backend), Origin: origin, SizeBytes: r.Spec.DiskBytes,
 		ReserveBytes: reserveBytes, Volatile: r.Spec.AutoRemove,
-	}, s.ownDisk(r))
+	}
+	err = storedisk.Create(ctx, spec, s.ownDisk(r))
+	if errors.Is(err, storedisk.ErrNoSpace) {
+		s.awaitClearing()
+		err = storedisk.Create(ctx, spec, s.ownDisk(r))
+	}
 	if errors.Is(err, storedisk.ErrNoSpace) {
 		hint := "free space in " + filepath.Dir(s.Records.Path(r.ID))
 		if r.Backend == api.BackendSnapshot {
@@ -180,7 +187,7 @@ func (s *Set) remove(ctx context.Context, v *VM) error {
 	if err := rec.transition(api.Deleting, ""); err != nil {
 		return err
 	}
-	if err := s.Records.Save(rec.ID, rec); err != nil {
+	if err := s.Records.Note(rec.ID, rec); err != nil {
 		s.Log.Warn("record that a VM is deleted, ignoring", "vm", rec.Name, "error", err) // a full disk must not keep it
 	}
 	var m *machine
@@ -193,11 +200,27 @@ func (s *Set) remove(ctx context.Context, v *VM) error {
 			return err
 		}
 	}
-	if err := s.Records.Delete(rec.ID); err != nil {
+	clear, err := s.Records.Bury(rec.ID)
+	if err != nil {
 		return err
 	}
 	s.drop(v)
+	// To free the blocks of a disk takes as long as it is large, and nobody waits for
+	// that but who has no room without them.
+	s.clearing.RLock()
+	s.tasks.Go(func() {
+		defer s.clearing.RUnlock()
+		if err := clear(); err != nil {
+			s.Log.Error("clear away the disk of a deleted VM", "vm", rec.Name, "error", err)
+		}
+	})
 	return nil
+}
+
+// awaitClearing returns when all that was deleted before is cleared away.
+func (s *Set) awaitClearing() {
+	s.clearing.Lock()
+	defer s.clearing.Unlock()
 }
 
 // Delete removes a VM. One that runs is refused unless force is set.

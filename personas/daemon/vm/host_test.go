@@ -112,9 +112,6 @@ func (h *host) bind(s *ops.Server) {
 	ops.Bind(s, ops.VMStop, h.stop)
 	ops.Bind(s, ops.VMRelease, h.release)
 	ops.Bind(s, ops.KernelPut, h.putKernel)
-	ops.Bind(s, ops.NetPolicy, func(context.Context, *ops.Call, ops.NetPolicyArgs) (ops.None, []*os.File, error) {
-		return ops.None{}, nil, nil
-	})
 }
 
 // step is a point at which a test may interfere.
@@ -132,37 +129,40 @@ func (h *host) reconcile(context.Context, *ops.Call, ops.None) (ops.None, []*os.
 	if err := h.step("Reconcile"); err != nil {
 		return ops.None{}, nil, err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	list := []ops.Reservation{}
-	for _, g := range h.leases {
-		r := g.lease
-		r.Running = g.alive()
-		list = append(list, r)
-	}
+	h.set(func() {
+		for _, g := range h.leases {
+			r := g.lease
+			r.Running = g.alive()
+			list = append(list, r)
+		}
+	})
 	data, _ := json.Marshal(list)
 	fd, err := unix.MemfdCreate("list", unix.MFD_CLOEXEC)
 	if err != nil {
 		return ops.None{}, nil, err
 	}
 	f := os.NewFile(uintptr(fd), "list")
-	_, err = f.WriteAt(data, 0)
-	return ops.None{}, []*os.File{f}, err
+	if _, err := f.WriteAt(data, 0); err != nil {
+		return ops.None{}, nil, err
+	}
+	return ops.None{}, []*os.File{f}, h.step("list is made")
 }
 
 func (h *host) reserve(context.Context, *ops.Call, ops.None) (ops.VMReserveReply, []*os.File, error) {
 	if err := h.step("VMReserve"); err != nil {
 		return ops.VMReserveReply{}, nil, err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	slot := len(h.leases)
-	r := ops.VMReserveReply{
-		Handle: randomHex(16), ID: randomHex(4), Slot: slot, Prefix: 16, Gateway: "10.83.0.1",
-		Address: fmt.Sprintf("10.83.1.%d", slot+2), MAC: fmt.Sprintf("06:00:0a:53:01:%02x", slot+2),
-	}
-	h.leases[r.Handle] = &guest{lease: ops.Reservation{Handle: r.Handle, ID: r.ID, Slot: slot}}
-	return r, nil, nil
+	var r ops.VMReserveReply
+	h.set(func() {
+		slot := len(h.leases)
+		r = ops.VMReserveReply{
+			Handle: randomHex(16), ID: randomHex(4), Slot: slot, Prefix: 16, Gateway: "10.83.0.1",
+			Address: fmt.Sprintf("10.83.1.%d", slot+2), MAC: fmt.Sprintf("06:00:0a:53:01:%02x", slot+2),
+		}
+		h.leases[r.Handle] = &guest{lease: ops.Reservation{Handle: r.Handle, ID: r.ID, Slot: slot}}
+	})
+	return r, nil, h.step("lease is made")
 }
 
 func (h *host) find(handle string) (*guest, error) {
@@ -329,7 +329,7 @@ func (h *host) handOut(g *guest) (ops.VMStartReply, []*os.File, error) {
 	if err != nil {
 		return ops.VMStartReply{}, nil, err
 	}
-	return ops.VMStartReply{PID: g.cmd.Process.Pid, Tap: "tap0"}, []*os.File{
+	return ops.VMStartReply{PID: g.cmd.Process.Pid, Tap: "tap0", MTU: 1400}, []*os.File{
 		apiFile, dupFile(h.t, g.pidfd), dupFile(h.t, int(g.hello.Fd())), os.NewFile(uintptr(run), "run"), dupFile(h.t, int(g.serial.Fd())),
 	}, nil
 }
@@ -447,6 +447,16 @@ func (h *host) crash() {
 			g.cmd.Process.Kill()
 		}
 	}
+}
+
+// reboot ends all VMs, and forgets them.
+func (h *host) reboot() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, g := range h.leases {
+		h.killLocked(g)
+	}
+	clear(h.leases)
 }
 
 func (h *host) set(change func()) {

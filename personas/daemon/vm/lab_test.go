@@ -123,6 +123,7 @@ func (l *lab) wantNothing(t testing.TB) {
 	if vms := l.List(); len(vms) > 0 {
 		t.Errorf("VMs are left: %+v", vms)
 	}
+	l.awaitClearing()
 	for _, dir := range []string{"vms", "tmp"} {
 		entries, err := os.ReadDir(filepath.Join(l.store.Dir, dir))
 		must(t, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -26,9 +27,17 @@ func TestLifeOfVM(t *testing.T) {
 	if addr, ok := l.Lookup("web"); !ok || addr.String() != v.Address {
 		t.Errorf("the name leads to %v, the VM has %s", addr, v.Address)
 	}
+	l.h.set(func() {
+		if mtu := l.h.boots[0].Network.MTU; mtu != 1400 {
+			t.Errorf("the guest was told an MTU of %d, its network has 1400", mtu)
+		}
+	})
 	wantCode(t, l.Delete(ctx, "web", false), api.CodeConflict)
-	_, err := l.Start(ctx, "web", ignore)
-	wantCode(t, err, api.CodeConflict)
+	again, err := l.Start(ctx, "web", ignore)
+	must(t, err)
+	if again.StartedAt != v.StartedAt {
+		t.Errorf("a start of what runs has started it at %v, it ran since %v", again.StartedAt, v.StartedAt)
+	}
 	l.wantState(t, "web", api.Running)
 
 	v, err = l.Stop(ctx, "web", 0, ignore)
@@ -437,4 +446,29 @@ func count(t testing.TB) int {
 	entries, err := os.ReadDir("/proc/self/fd")
 	must(t, err)
 	return len(entries)
+}
+
+// The room of what was deleted is there for the next one, though nobody has waited
+// until it is free.
+func TestRoomOfTheDeleted(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to mount a small tmpfs")
+	}
+	dir := t.TempDir()
+	const room = 64 << 20 // beside the reserve
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", reserveBytes+room)); err != nil {
+		t.Skipf("needs to mount a tmpfs: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	l := newLabIn(t, filepath.Join(dir, "store"))
+	l.image.Bytes = room * 3 / 4
+	must(t, os.Chmod(l.image.Path, 0o600))
+	must(t, os.WriteFile(l.image.Path, make([]byte, l.image.Bytes), 0o600))
+	l.image.Seal = sealFile(t, l.image.Path)
+	rec := l.spec("web")
+	rec.Spec.Start = false
+	for range 5 {
+		l.create(t, rec)
+		must(t, l.Delete(t.Context(), "web", false))
+	}
 }

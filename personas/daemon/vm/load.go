@@ -29,6 +29,7 @@ func (s *Set) Load(ctx context.Context) ([]store.Damage, error) {
 	for _, rec := range good {
 		v := newVM(rec)
 		s.vms[rec.ID], s.names[rec.Name] = v, v
+		s.unsettled = append(s.unsettled, v)
 	}
 	damaged = append(damaged, liars...)
 	for _, d := range damaged {
@@ -70,7 +71,8 @@ func sound(records *store.Records[Record], recs map[string]Record) (good []Recor
 
 // Reconcile brings world and records together, once: what runs is adopted, what
 // was half made is removed, what was half removed is finished. It needs the
-// helper; until it has succeeded no VM is worked on.
+// helper; until it has succeeded no VM is worked on. What could not be settled alone is
+// tried again with the next operation.
 func (s *Set) Reconcile(ctx context.Context) error {
 	s.reconciling.Lock()
 	defer s.reconciling.Unlock()
@@ -81,37 +83,39 @@ func (s *Set) reconcileLocked(ctx context.Context) error {
 	if s.reconciled {
 		return nil
 	}
-	held, err := s.held(ctx)
+	// Whoever has a token works on his VM already, with what he knows of it.
+	var vms, left []*VM
+	for _, v := range s.unsettled {
+		select {
+		case v.busy <- struct{}{}:
+			defer v.release()
+			vms = append(vms, v)
+		default:
+			left = append(left, v)
+		}
+	}
+	held, strays, err := s.strays(ctx)
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	vms := slices.Collect(maps.Values(s.vms))
-	damaged := len(s.damaged)
-	s.mu.Unlock()
 	// Half done helps nobody, and the helper answers: from here on to the end.
 	ctx = context.WithoutCancel(ctx)
 	for _, v := range vms {
-		rec := v.record()
-		r, ok := held[rec.Lease.Handle]
-		if !ok && rec.Lease.Handle != "" {
-			// The host was down: address and slot may be another VM's by now.
-			err := s.update(v, func(r *Record) error { r.Lease = ops.VMReserveReply{}; return nil })
-			if err != nil {
-				s.Log.Error("forget the lease of a VM", "vm", rec.Name, "error", err)
-			}
-		}
-		delete(held, rec.Lease.Handle)
-		if err := s.settle(ctx, v, ok && r.Running); err != nil {
+		if err := s.settle(ctx, v, held); err != nil {
+			rec := v.record()
 			s.Log.Error("reconcile VM", "vm", rec.Name, "state", rec.State, "error", err)
+			left = append(left, v)
 		}
 	}
-	s.reconciled = true
+	s.unsettled, s.reconciled = left, len(left) == 0
+	s.mu.Lock()
+	damaged := len(s.damaged)
+	s.mu.Unlock()
 	if damaged > 0 {
-		s.Log.Warn("keep what the helper holds for nobody: it may be that of damaged records", "reservations", len(held))
+		s.Log.Warn("keep what the helper holds for nobody: it may be that of damaged records", "reservations", len(strays))
 		return nil
 	}
-	for handle := range held { // reserved, and then the daemon died
+	for _, handle := range strays { // reserved, and then the daemon died
 		if _, _, err := ops.VMRelease.Call(ctx, s.Helper, ops.HandleArgs{Handle: handle}); err != nil {
 			s.Log.Error("release what no VM knows of", "error", err)
 		}
@@ -119,20 +123,49 @@ func (s *Set) reconcileLocked(ctx context.Context) error {
 	return nil
 }
 
-// settle brings one VM to rest, or takes it over where it runs.
-func (s *Set) settle(ctx context.Context, v *VM, runs bool) error {
-	if err := v.acquire(ctx); err != nil {
-		return err
+// strays asks the helper for what it holds, and returns also the handles that no record
+// names.
+func (s *Set) strays(ctx context.Context) (held map[string]ops.Reservation, strays []string, err error) {
+	s.leasing.Lock()
+	defer s.leasing.Unlock()
+	if held, err = s.held(ctx); err != nil {
+		return nil, nil, err
 	}
-	defer v.release()
-	rec := v.record()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	named := make(map[string]bool)
+	for _, v := range s.vms {
+		named[v.record().Lease.Handle] = true
+	}
+	for handle := range held {
+		if !named[handle] {
+			strays = append(strays, handle)
+		}
+	}
+	return held, strays, nil
+}
+
+// settle brings one VM to rest, or takes it over where it runs. The caller holds the
+// token, since before the helper was asked what it holds.
+func (s *Set) settle(ctx context.Context, v *VM, held map[string]ops.Reservation) error {
 	v.mu.Lock()
 	adopted := v.machine != nil
 	v.mu.Unlock()
+	if adopted || !s.has(v) {
+		return nil // somebody has seen to it since it could not be settled before
+	}
+	rec := v.record()
+	r, ok := held[rec.Lease.Handle]
+	if !ok && rec.Lease.Handle != "" {
+		// The host was down: address and slot may be another VM's by now.
+		err := s.moveDown(v, func(r *Record) error { r.Lease = ops.VMReserveReply{}; return nil })
+		if err != nil {
+			return err
+		}
+	}
+	runs := ok && r.Running
 	switch {
-	case adopted:
-		return nil
-	case rec.State == api.Creating, rec.State == api.Deleting:
+	case rec.State == api.Creating, rec.State == api.Deleting, !s.Records.Saved(rec.ID): // else somebody was told of it
 		return s.remove(ctx, v)
 	case rec.State == api.Running && runs:
 		// One that has ended since the helper was asked is as good as gone before.
@@ -148,7 +181,7 @@ func (s *Set) settle(ctx context.Context, v *VM, runs bool) error {
 		reason = "it was gone when bangerd started"
 	case rec.State == api.Stopped:
 		reason = rec.Reason // the record was ahead of the world
-		if err := s.moveTo(v, api.Stopping, reason); err != nil {
+		if err := s.moveDown(v, moveTo(api.Stopping, reason)); err != nil {
 			return err
 		}
 	}

@@ -24,6 +24,9 @@ type machine struct {
 	run    *os.File // O_PATH: the folder of the VMM's sockets
 	serial *os.File
 
+	mtu  int    // of the VM's network, for the guest
+	lost string // why its disk is, for the user; VM.mu guards it
+
 	exited chan struct{} // closed when the VMM is gone
 	over   chan struct{} // closed when it is gone, or let go of
 }
@@ -135,7 +138,7 @@ func (m *machine) configure(ctx context.Context, limit time.Duration, r *Record,
 	requests := []fc.Request{
 		fc.MachineConfig{VCPUCount: r.Spec.CPUs, MemSizeMiB: r.Spec.MemMiB},
 		fc.BootSource{KernelPath: "/kernel", InitrdPath: "/initrd", BootArgs: &args},
-		fc.Vsock{GuestCID: guestCID, UDSPath: "/run/v.sock"},
+		fc.Vsock{GuestCID: guestCID, UDSPath: "/run/vmm/v.sock"},
 		fc.Entropy{},
 	}
 	for i, d := range disks {

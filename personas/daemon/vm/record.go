@@ -55,7 +55,6 @@ type Image struct {
 	Path    string     `json:"path"` // of the ext4 file
 	Bytes   int64      `json:"bytes"`
 	Seal    store.Seal `json:"seal"` // of the file
-	HasInit bool       `json:"has_init"`
 	Env     []string   `json:"env,omitempty"`
 	User    string     `json:"user,omitempty"`
 	WorkDir string     `json:"work_dir,omitempty"`

@@ -93,6 +93,25 @@ func TestReconcile(t *testing.T) {
 	}
 }
 
+// A VM that nobody was told of goes, however far its making had come.
+func TestReconcileOfUnacknowledged(t *testing.T) {
+	for _, state := range []api.State{api.Creating, api.Starting, api.Stopping, api.Deleting} {
+		t.Run(string(state), func(t *testing.T) {
+			l := newLab(t)
+			l.crashIn(t, l.spec("web"), state, true)
+			v, err := l.Show("web")
+			must(t, err)
+			recs, _, err := l.Records.Load()
+			must(t, err)
+			must(t, os.Remove(filepath.Join(l.Records.Path(v.ID), "record.json")))
+			must(t, l.Records.Note(v.ID, recs[v.ID]))
+			l.restart(t)
+			must(t, l.Reconcile(t.Context()))
+			l.wantNothing(t)
+		})
+	}
+}
+
 // Without the helper nothing is done to any VM, and with it everything is well:
 // the one that came back late, too.
 func TestReconcileComesLate(t *testing.T) {

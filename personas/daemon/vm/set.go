@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -62,16 +63,25 @@ type Set struct {
 	shut context.CancelFunc
 
 	// reconciling is held over the reconciliation with the helper, before which
-	// no VM is worked on. Order: reconciling, then VM.busy, then mu, then VM.mu.
+	// no VM is worked on. It guards the fields that follow. Order: reconciling, then
+	// VM.busy, then leasing, then mu, then VM.mu.
 	reconciling sync.Mutex
 	reconciled  bool
+	unsettled   []*VM // of the records that were loaded
+
+	// leasing is held, for reading, from asking for a lease until a VM has it, so
+	// that it is taken for nobody's at no time.
+	leasing sync.RWMutex
 
 	// mu guards the fields that follow.
 	mu      sync.Mutex
 	vms     map[string]*VM          // by id
 	names   map[string]*VM          // by name
 	damaged map[string]store.Damage // by id
-	tasks   sync.WaitGroup          // the watchers of running VMs, and of claims
+	tasks   sync.WaitGroup          // the watchers of running VMs, and of claims; what is cleared away
+
+	// clearing is held, for reading, while what was deleted is cleared away.
+	clearing sync.RWMutex
 }
 
 // VM is one VM. Its methods are those of [Set].
@@ -107,9 +117,13 @@ func (v *VM) record() Record {
 func (v *VM) running() (*machine, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.machine == nil || v.rec.State != api.Running {
+	switch {
+	case v.rec.State != api.Running:
 		return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("VM %s is %s, not running", v.rec.Name, v.rec.State),
 			HintText: "start it: banger vm start " + v.rec.Name}
+	case v.machine == nil:
+		return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("VM %s is recorded as running, but not connected", v.rec.Name),
+			HintText: "restart it: banger vm restart " + v.rec.Name}
 	}
 	return v.machine, nil
 }
@@ -127,22 +141,40 @@ func (v *VM) setMachine(m *machine) {
 	v.change(func() { v.machine = m })
 }
 
-// update changes the record and writes it. The caller holds the token.
-func (s *Set) update(v *VM, change func(*Record) error) error {
+// update changes the record and writes it, as Records.Save or Records.Note does. The
+// caller holds the token.
+//
+// What a power cut may not take back is saved: that a VM was made, before its maker is
+// told so, and that it was started, before its guest could be asked what it has done
+// with what it gets at its first start. All else is noted. A power cut ends every VM
+// anyway, and takes one that was being made or deleted back to the same as the end of
+// the daemon does: nobody was told of it yet.
+func (s *Set) update(v *VM, write func(string, Record) error, change func(*Record) error) error {
 	rec := v.record()
 	if err := change(&rec); err != nil {
 		return err
 	}
-	if err := s.Records.Save(rec.ID, rec); err != nil {
+	if err := write(rec.ID, rec); err != nil {
 		return err
 	}
 	v.change(func() { v.rec = rec })
 	return nil
 }
 
-// moveTo is update for the state alone.
-func (s *Set) moveTo(v *VM, state api.State, reason string) error {
-	return s.update(v, func(r *Record) error { return r.transition(state, reason) })
+// moveDown is update on a VM's way down, which a full disk must not bar: where the note
+// fails, memory says what the world is, and the next daemon asks the helper.
+func (s *Set) moveDown(v *VM, change func(*Record) error) error {
+	return s.update(v, func(id string, rec Record) error {
+		if err := s.Records.Note(id, rec); err != nil {
+			s.Log.Warn("note what becomes of a VM, ignoring", "vm", rec.Name, "state", rec.State, "error", err)
+		}
+		return nil
+	}, change)
+}
+
+// moveTo is the change to another state.
+func moveTo(state api.State, reason string) func(*Record) error {
+	return func(r *Record) error { return r.transition(state, reason) }
 }
 
 // add reserves id and name for rec, and writes it: from here on the VM exists.
@@ -160,7 +192,7 @@ func (s *Set) add(rec Record) (*VM, error) {
 	v.busy <- struct{}{} // the creator's
 	s.vms[rec.ID], s.names[rec.Name] = v, v
 	s.mu.Unlock()
-	if err := s.Records.Save(rec.ID, rec); err != nil {
+	if err := s.Records.Note(rec.ID, rec); err != nil {
 		s.drop(v)
 		v.release() // to whoever found it meanwhile
 		return nil, errors.Join(err, s.Records.Delete(rec.ID))
@@ -254,8 +286,13 @@ func (s *Set) Show(name string) (api.VM, error) {
 }
 
 func (s *Set) view(v *VM) api.VM {
-	rec := v.record()
-	return rec.view(s.ownDisk(&rec))
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	view := v.rec.view(s.ownDisk(&v.rec))
+	if v.machine != nil {
+		view.Reason = cmp.Or(v.machine.lost, view.Reason)
+	}
+	return view
 }
 
 // Lookup returns the address of the VM with this name, for the resolver. A VM

@@ -59,7 +59,7 @@ func (s *Set) watchStore(v *VM, m *machine) {
 		}
 		if err := readStore(s.ownDisk(&rec)); errors.Is(err, cow.ErrBroken) {
 			s.Log.Error("the disk of a VM is lost", "vm", rec.Name, "id", rec.ID, "error", err)
-			v.change(func() { v.rec.Reason = fmt.Sprintf("its disk is lost: %v", err) })
+			v.change(func() { m.lost = fmt.Sprintf("its disk is lost: %v", err) })
 			<-m.over
 			return
 		}

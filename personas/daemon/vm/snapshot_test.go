@@ -67,6 +67,9 @@ func TestLostSnapshotIsTold(t *testing.T) {
 		return err == nil && v.State == api.Running && strings.Contains(v.Reason, "its disk is lost")
 	}
 	eventually(t, "the word that the disk is lost", told)
+	if in, err := l.find("a"); err != nil || in.record().Reason != "" {
+		t.Errorf("the record was changed without the VM's token: %v", err)
+	}
 	l.restart(t)
 	l.StoreTime = 10 * time.Millisecond
 	must(t, l.Reconcile(t.Context()))

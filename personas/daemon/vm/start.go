@@ -17,6 +17,10 @@ import (
 // Start starts a stopped VM.
 func (s *Set) Start(ctx context.Context, name string, progress func(api.Event)) (api.VM, error) {
 	return s.operate(ctx, name, func(ctx context.Context, v *VM) error {
+		if v.record().State == api.Running {
+			_, err := v.running() // it may be recorded so and not be connected
+			return err
+		}
 		return s.startLocked(ctx, v, progress)
 	})
 }
@@ -24,12 +28,16 @@ func (s *Set) Start(ctx context.Context, name string, progress func(api.Event)) 
 // startLocked starts v, whose token the caller holds. After an error the VM is
 // stopped.
 func (s *Set) startLocked(ctx context.Context, v *VM, progress func(api.Event)) error {
-	if err := s.moveTo(v, api.Starting, ""); err != nil {
+	if err := s.update(v, s.Records.Note, moveTo(api.Starting, "")); err != nil {
 		return err
 	}
 	m, err := s.launch(ctx, v, progress)
 	if err == nil {
-		err = s.update(v, func(r *Record) error {
+		write := s.Records.Note
+		if v.record().StartedAt.IsZero() {
+			write = s.Records.Save
+		}
+		err = s.update(v, write, func(r *Record) error {
 			r.StartedAt = time.Now().UTC()
 			return r.transition(api.Running, "")
 		})
@@ -73,7 +81,7 @@ func (s *Set) launch(ctx context.Context, v *VM, progress func(api.Event)) (*mac
 // guest has said nothing by then.
 func (s *Set) bringUp(ctx context.Context, v *VM, given given, limit time.Duration, progress func(api.Event)) (*machine, error) {
 	rec := v.record()
-	end := step(progress, "vmm")
+	end := api.Begin(progress, "vmm")
 	boot, err := s.BootFiles(ctx, rec.Kernel, rec.VMM)
 	if err != nil {
 		return nil, err
@@ -87,6 +95,7 @@ func (s *Set) bringUp(ctx context.Context, v *VM, given given, limit time.Durati
 	if err != nil {
 		return nil, err
 	}
+	m.mtu = reply.MTU
 	v.setMachine(m)  // its log can be read from now on
 	rec = v.record() // with the lease that startVMM may have renewed
 	if err := m.configure(ctx, cmp.Or(s.ConfigureTime, configureTimeout), &rec, disks, reply.Tap); err != nil {
@@ -133,6 +142,9 @@ func (s *Set) provide(ctx context.Context, v *VM, boot Boot) error {
 	}
 	if _, ok := held[v.record().Lease.Handle]; !ok {
 		if err := s.reserve(ctx, v); err != nil {
+			return err
+		}
+		if err := s.Records.Note(v.record().ID, v.record()); err != nil {
 			return err
 		}
 	}
@@ -194,7 +206,7 @@ func (s *Set) halt(ctx context.Context, v *VM, m *machine, reason string) error 
 	if err := s.closeDisk(&rec); err != nil {
 		s.Log.Warn("close disk to the VM's group, ignoring", "vm", rec.Name, "error", err)
 	}
-	return s.update(v, func(r *Record) error {
+	return s.moveDown(v, func(r *Record) error {
 		r.PID = 0
 		return r.transition(api.Stopped, reason)
 	})

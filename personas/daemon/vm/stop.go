@@ -82,8 +82,8 @@ func (s *Set) stopLocked(ctx context.Context, v *VM, grace time.Duration, progre
 	if grace == 0 {
 		grace = defaultGrace
 	}
-	end := step(progress, "shutdown")
-	if err := s.moveTo(v, api.Stopping, ""); err != nil {
+	end := api.Begin(progress, "shutdown")
+	if err := s.moveDown(v, moveTo(api.Stopping, "")); err != nil {
 		return err
 	}
 	reason := "stopped"
@@ -106,7 +106,7 @@ func (s *Set) killLocked(ctx context.Context, v *VM, reason string) error {
 	v.mu.Lock()
 	m := v.machine
 	v.mu.Unlock()
-	if err := s.moveTo(v, api.Stopping, ""); err != nil {
+	if err := s.moveDown(v, moveTo(api.Stopping, "")); err != nil {
 		return err
 	}
 	return s.halt(context.WithoutCancel(ctx), v, m, reason)

@@ -24,26 +24,39 @@ type Manager struct {
 	conn *dbus.Conn
 
 	mu   sync.Mutex
-	jobs map[dbus.ObjectPath]chan string // results of jobs that are waited for
-	done map[dbus.ObjectPath]string      // results that came before anybody waited
+	jobs map[dbus.ObjectPath]chan string // results of jobs that are waited for; nil when the connection is gone
+	// asking counts who has asked for a job and does not know its name yet, and done has
+	// the results that have come since the first of them.
+	asking int
+	done   map[dbus.ObjectPath]string
 }
 
-// Dial connects. The manager is asked to tell of jobs for as long as the
-// connection stands.
-func Dial(ctx context.Context) (*Manager, error) {
-	conn, err := dbus.Dial(socket, dbus.WithContext(ctx))
+// Dial connects. Whoever does so directly hears of jobs for as long as the
+// connection stands, which ctx does not bound: it bounds the wait for it.
+func Dial(ctx context.Context) (*Manager, error) { return dial(ctx, socket) }
+
+func dial(ctx context.Context, address string) (*Manager, error) {
+	whole, hangUp := context.WithCancel(context.WithoutCancel(ctx))
+	stands := context.AfterFunc(ctx, hangUp)
+	conn, err := dbus.Dial(address, dbus.WithContext(whole))
 	if err != nil {
+		hangUp()
 		return nil, fmt.Errorf("connect to systemd: %w", err)
 	}
 	m := &Manager{conn: conn, jobs: make(map[dbus.ObjectPath]chan string), done: make(map[dbus.ObjectPath]string)}
-	// Whoever connects directly says who he is, and nothing else: there is no bus to
-	// greet.
-	if err := conn.Auth([]dbus.Auth{dbus.AuthExternal("0")}); err != nil {
-		return nil, errors.Join(fmt.Errorf("connect to systemd: %w", err), conn.Close())
-	}
+	// Before anything can end the connection, which ends hear, too.
 	signals := make(chan *dbus.Signal, 64)
 	conn.Signal(signals)
 	go m.hear(signals)
+	// Whoever connects directly says who he is, and nothing else: there is no bus to
+	// greet.
+	err = conn.Auth([]dbus.Auth{dbus.AuthExternal("0")})
+	if !stands() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("connect to systemd: %w", err), conn.Close())
+	}
 	return m, nil
 }
 
@@ -64,14 +77,7 @@ func (m *Manager) hear(signals <-chan *dbus.Signal) {
 		if !ok || !ok2 {
 			continue
 		}
-		m.mu.Lock()
-		if c := m.jobs[job]; c != nil {
-			c <- result
-			delete(m.jobs, job)
-		} else if len(m.done) < maxUnclaimed {
-			m.done[job] = result
-		}
-		m.mu.Unlock()
+		m.note(job, result)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -82,8 +88,20 @@ func (m *Manager) hear(signals <-chan *dbus.Signal) {
 	m.jobs = nil
 }
 
-// maxUnclaimed bounds the results that nobody has asked for: the manager tells of
-// everybody's jobs.
+// note gives the result of a job to who waits for it, or may in a moment. The
+// manager tells of everybody's jobs.
+func (m *Manager) note(job dbus.ObjectPath, result string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c := m.jobs[job]; c != nil {
+		c <- result
+		delete(m.jobs, job)
+	} else if m.asking > 0 && len(m.done) < maxUnclaimed {
+		m.done[job] = result
+	}
+}
+
+// maxUnclaimed bounds the results that nobody has claimed.
 const maxUnclaimed = 1024
 
 // Start starts a unit and returns when systemd says that it has started. An error
@@ -133,14 +151,14 @@ func (m *Manager) Revert(ctx context.Context, unit string) error {
 func (m *Manager) object() dbus.BusObject { return m.conn.Object("org.freedesktop.systemd1", path) }
 
 func (m *Manager) job(ctx context.Context, method, unit string) error {
-	m.mu.Lock()
-	clear(m.done)
-	m.mu.Unlock()
+	m.ask()
 	var job dbus.ObjectPath
-	if err := m.object().CallWithContext(ctx, manager+"."+method, 0, unit, "replace").Store(&job); err != nil {
+	err := m.object().CallWithContext(ctx, manager+"."+method, 0, unit, "replace").Store(&job)
+	done := m.claim(job)
+	if err != nil {
 		return fmt.Errorf("%s %s: %w", method, unit, err)
 	}
-	result, err := m.await(ctx, job)
+	result, err := m.await(ctx, job, done)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", method, unit, err)
 	}
@@ -152,22 +170,40 @@ func (m *Manager) job(ctx context.Context, method, unit string) error {
 
 var errClosed = errors.New("systemd has closed the connection")
 
-// await waits for a job, which may be over already.
-func (m *Manager) await(ctx context.Context, job dbus.ObjectPath) (string, error) {
+// ask says that somebody asks for a job, whose result may come before its name.
+// He must claim it.
+func (m *Manager) ask() {
 	m.mu.Lock()
-	if result, ok := m.done[job]; ok {
-		m.mu.Unlock()
-		return result, nil
-	}
-	if m.jobs == nil {
-		m.mu.Unlock()
-		return "", errClosed
-	}
+	defer m.mu.Unlock()
+	m.asking++
+}
+
+// claim returns where the result of job comes, or has come; of no job, nowhere. It
+// is closed if nothing can come any more.
+func (m *Manager) claim(job dbus.ObjectPath) <-chan string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	c := make(chan string, 1)
-	m.jobs[job] = c
-	m.mu.Unlock()
+	result, over := m.done[job]
+	switch {
+	case over:
+		c <- result
+		delete(m.done, job)
+	case m.jobs == nil:
+		close(c)
+	case job != "":
+		m.jobs[job] = c
+	}
+	if m.asking--; m.asking == 0 {
+		clear(m.done)
+	}
+	return c
+}
+
+// await waits for the result of a job.
+func (m *Manager) await(ctx context.Context, job dbus.ObjectPath, done <-chan string) (string, error) {
 	select {
-	case result, ok := <-c:
+	case result, ok := <-done:
 		if !ok {
 			return "", errClosed
 		}

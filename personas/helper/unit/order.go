@@ -82,18 +82,21 @@ func receive(conn *net.UnixConn, id string) (*jail.Spec, error) {
 		return nil, err
 	}
 	text, rights := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*(2*jail.MaxDisks+3)))
-	n, oobn, _, _, err := conn.ReadMsgUnix(text, rights)
+	n, oobn, flags, _, err := conn.ReadMsgUnix(text, rights)
 	if err != nil {
 		return nil, err
-	}
-	if n == 0 {
-		return nil, errors.New("it expects no such VM")
 	}
 	files, err := descriptors(rights[:oobn])
-	if err != nil {
-		return nil, err
+	var spec *jail.Spec
+	switch {
+	case err != nil:
+	case n == 0:
+		err = errors.New("it expects no such VM")
+	case flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0:
+		err = errors.New("read jail: it does not fit")
+	default:
+		spec, err = assemble(text[:n], files)
 	}
-	spec, err := assemble(text[:n], files)
 	if err != nil {
 		for _, f := range files {
 			f.Close()
@@ -136,6 +139,8 @@ func assemble(text []byte, files []*os.File) (*jail.Spec, error) {
 	return s, nil
 }
 
+// descriptors takes the descriptors out of a control message. The caller closes the
+// files, also when there is an error.
 func descriptors(rights []byte) ([]*os.File, error) {
 	messages, err := unix.ParseSocketControlMessage(rights)
 	if err != nil {
@@ -145,7 +150,7 @@ func descriptors(rights []byte) ([]*os.File, error) {
 	for _, m := range messages {
 		fds, err := unix.ParseUnixRights(&m)
 		if err != nil {
-			return nil, fmt.Errorf("read descriptors: %w", err)
+			return files, fmt.Errorf("read descriptors: %w", err)
 		}
 		for _, fd := range fds {
 			unix.CloseOnExec(fd)

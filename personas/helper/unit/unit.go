@@ -38,23 +38,31 @@ type Manager interface {
 
 // Launcher hands jails to the units that it starts.
 type Launcher struct {
-	// Dial connects to systemd, when that is needed.
+	// Dial connects to systemd, when that is needed. The context bounds the wait for
+	// it, and not the connection.
 	Dial func(ctx context.Context) (Manager, error)
 	// Name is the unit of a VM.
 	Name func(id string) string
 
 	listener *net.UnixListener
+
+	// dialing holds one token over a Dial. Whoever has it may change manager.
+	dialing chan struct{}
+	manager Manager
+
+	// mu guards the fields that follow.
 	mu       sync.Mutex
 	pending  map[string]*order // by the VM's id
-	manager  Manager
+	starting map[string]int    // jobs that systemd has not finished, by the VM's id
 }
 
 // order is a jail that a unit shall build.
 type order struct {
-	spec *jail.Spec
-	path chan string // of the jail, once it stands
-	fail chan error
-	done chan struct{} // closed once nobody looks at spec any more
+	spec  *jail.Spec
+	limit func() error // sets what the unit may use
+	path  chan string  // of the jail, once it stands
+	fail  chan error
+	done  chan struct{} // closed once nobody looks at spec any more
 }
 
 // Listen serves the socket at path, which is made anew, mode 0600, until ctx is
@@ -69,7 +77,8 @@ func (l *Launcher) Listen(ctx context.Context, path string) error {
 	if err != nil {
 		return fmt.Errorf("listen for VM units: %w", err)
 	}
-	l.listener, l.pending = listener, make(map[string]*order)
+	l.dialing = make(chan struct{}, 1)
+	l.listener, l.pending, l.starting = listener, make(map[string]*order), make(map[string]int)
 	context.AfterFunc(ctx, func() { listener.Close() })
 	go l.serve()
 	return nil
@@ -108,6 +117,12 @@ func (l *Launcher) attend(conn *net.UnixConn) {
 		o.fail <- err
 		return
 	}
+	// Not before the unit is there: systemd would make all of its cgroup, and then
+	// again when it starts. No guest begins before Start has returned.
+	if err := o.limit(); err != nil {
+		o.fail <- err
+		return
+	}
 	var answer answer
 	text := make([]byte, maxMessage)
 	n, err = conn.Read(text)
@@ -143,24 +158,36 @@ func (l *Launcher) Start(ctx context.Context, s *jail.Spec) (*jail.Process, erro
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
+	defer cancel()
 	o := &order{spec: s, path: make(chan string, 1), fail: make(chan error, 1), done: make(chan struct{})}
+	o.limit = func() error {
+		if p := limits(s.Limits); len(p) > 0 {
+			return m.SetProperties(ctx, l.Name(s.ID), p)
+		}
+		return nil
+	}
 	l.mu.Lock()
 	l.pending[s.ID] = o
+	l.starting[s.ID]++
 	l.mu.Unlock()
 	defer func() {
 		if l.take(s.ID) == nil {
 			<-o.done // a unit has asked for it
 		}
 	}()
-	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
-	defer cancel()
-	if p := limits(s.Limits); len(p) > 0 {
-		if err := m.SetProperties(ctx, l.Name(s.ID), p); err != nil {
-			return nil, err
-		}
-	}
 	job := make(chan error, 1)
-	go func() { job <- m.Start(ctx, l.Name(s.ID)) }()
+	go func() {
+		// The VMM may be there, and be gone again, before the job is done.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), buildTimeout)
+		defer cancel()
+		job <- m.Start(ctx, l.Name(s.ID))
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.starting[s.ID]--; l.starting[s.ID] == 0 {
+			delete(l.starting, s.ID)
+		}
+	}()
 	path, err := o.result(ctx, job)
 	var p *jail.Process
 	if err == nil {
@@ -189,13 +216,21 @@ func limits(l jail.Limits) (p []systemd.Property) {
 	return p
 }
 
-// Forget takes back what was set for the VM's unit, once its VMM has ended.
+// Forget takes back what was set for the VM's unit, once its VMM has ended. If that
+// was before systemd had seen it, the unit would wait for a main process, and the next
+// start for the unit.
 func (l *Launcher) Forget(ctx context.Context, id string) error {
 	m, err := l.connect(ctx)
 	if err != nil {
 		return err
 	}
-	return m.Revert(ctx, l.Name(id))
+	l.mu.Lock()
+	starting := l.starting[id] > 0
+	l.mu.Unlock()
+	if starting {
+		err = m.Stop(ctx, l.Name(id))
+	}
+	return errors.Join(err, m.Revert(ctx, l.Name(id)))
 }
 
 // result waits for what the unit's process says, or for a job that fails without a
@@ -220,8 +255,14 @@ func (o *order) result(ctx context.Context, job <-chan error) (path string, err 
 
 // connect returns the connection to systemd, a new one if there is none.
 func (l *Launcher) connect(ctx context.Context) (Manager, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	select {
+	case l.dialing <- struct{}{}:
+		defer func() { <-l.dialing }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("connect to systemd: %w", context.Cause(ctx))
+	}
 	if l.manager != nil && l.manager.Connected() {
 		return l.manager, nil
 	}
@@ -229,13 +270,16 @@ func (l *Launcher) connect(ctx context.Context) (Manager, error) {
 		_ = l.manager.Close()
 		l.manager = nil
 	}
-	m, err := l.Dial(context.WithoutCancel(ctx))
+	m, err := l.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	l.manager = m
 	return m, nil
 }
+
+// dialTime bounds the wait for a connection to systemd.
+const dialTime = 10 * time.Second
 
 // maxMessage bounds what the two say to each other, in bytes.
 const maxMessage = 32 << 10

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"banger/fc/jail"
 	"banger/personas/helper/systemd"
@@ -19,13 +22,14 @@ import (
 type fakeSystemd struct {
 	start func(ctx context.Context, unit string) error
 	set   []systemd.Property
+	fails error // what SetProperties returns
 
 	stopped bool
 }
 
 func (f *fakeSystemd) SetProperties(_ context.Context, _ string, p []systemd.Property) error {
 	f.set = append(f.set, p...)
-	return nil
+	return f.fails
 }
 
 func (f *fakeSystemd) Revert(context.Context, string) error {
@@ -77,8 +81,8 @@ func file(t *testing.T, content string) *os.File {
 
 func spec(t *testing.T) *jail.Spec {
 	return &jail.Spec{
-		ID: "web", Parent: "/jails", UID: 5, GID: 6, OwnerUID: 7, OwnerGID: 8, Shared: true, Binary: "/vmm", Args: []string{"vmm", "--x"},
-		System: true, Binds: []string{"/etc"}, KVM: true, Limits: jail.Limits{Files: 9, FileBytes: 10, Tasks: 11},
+		ID: "web", Parent: "/jails", UID: 5, GID: 6, OwnerUID: 7, OwnerGID: 8, Shared: true, Binary: "/vmm", Args: []string{"vmm", "--x"}, Jailer: "/jailer",
+		System: true, KVM: true, Limits: jail.Limits{Files: 9, FileBytes: 10},
 		Kernel: file(t, "kernel"), Initrd: file(t, "initrd"), Log: file(t, "log"),
 		Disks: []jail.Disk{
 			{File: file(t, "disk 0"), ReadOnly: true}, {File: file(t, "disk 1")}, {File: file(t, "disk 2"), Origin: file(t, "origin 2")},
@@ -138,12 +142,11 @@ func TestOrderArrivesWhole(t *testing.T) {
 		a, b := *want, *got
 		a.Kernel, a.Initrd, a.Log, a.Disks = nil, nil, nil, nil
 		b.Kernel, b.Initrd, b.Log, b.Disks = nil, nil, nil, nil
-		if !slices.Equal(a.Args, b.Args) || !slices.Equal(a.Binds, b.Binds) {
-			t.Errorf("got %q %q", b.Args, b.Binds)
+		if !slices.Equal(a.Args, b.Args) {
+			t.Errorf("got %q", b.Args)
 		}
-		a.Args, a.Binds, b.Args, b.Binds = nil, nil, nil, nil
 		if a.ID != b.ID || a.Parent != b.Parent || a.UID != b.UID || a.GID != b.GID || a.OwnerUID != b.OwnerUID || a.OwnerGID != b.OwnerGID ||
-			a.Shared != b.Shared || a.Binary != b.Binary || a.System != b.System || a.KVM != b.KVM || a.Limits != b.Limits {
+			a.Shared != b.Shared || a.Binary != b.Binary || a.Jailer != b.Jailer || a.System != b.System || a.KVM != b.KVM || a.Limits != b.Limits {
 			t.Errorf("got %+v, want %+v", b, a)
 		}
 	}
@@ -224,14 +227,60 @@ func TestStartEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// A systemd that accepts and says nothing keeps nobody waiting without end, and a unit's
+// process not at all.
+func TestSilentSystemd(t *testing.T) {
+	l, path := launcher(t, nil)
+	dialed := make(chan struct{})
+	l.Dial = func(ctx context.Context) (Manager, error) {
+		close(dialed)
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-t.Context().Done():
+			return nil, errors.New("the test is over")
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	started := make(chan error, 2)
+	start := func() {
+		_, err := l.Start(ctx, spec(t))
+		started <- err
+	}
+	go start()
+	<-dialed
+	go start()
+	if _, err := Take(ctx, path, "web"); err == nil || ctx.Err() != nil {
+		t.Errorf("a unit's process got %v, %v", err, ctx.Err())
+	}
+	for range 2 {
+		select {
+		case err := <-started:
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("start: %v", err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("start waits without end")
+		}
+	}
+}
+
 func TestLimitsAreSetAndTakenBack(t *testing.T) {
-	f := &fakeSystemd{start: func(context.Context, string) error { return errors.New("enough") }}
-	l, _ := launcher(t, nil)
+	f := &fakeSystemd{}
+	l, path := launcher(t, nil)
 	l.Dial = func(context.Context) (Manager, error) { return f, nil }
+	f.start = func(ctx context.Context, _ string) error {
+		o, err := Take(ctx, path, "web")
+		if err != nil {
+			return err
+		}
+		return o.Failed(errors.New("enough"))
+	}
 	s := spec(t)
 	s.Limits = jail.Limits{MemoryBytes: 1 << 30, CPUs: 3}
-	if _, err := l.Start(t.Context(), s); err == nil {
-		t.Fatal("it was started")
+	if _, err := l.Start(t.Context(), s); err == nil || err.Error() != "enough" {
+		t.Fatal(err)
 	}
 	if !f.stopped {
 		t.Error("the unit that failed was not stopped")
@@ -242,6 +291,112 @@ func TestLimitsAreSetAndTakenBack(t *testing.T) {
 	}
 	if err := l.Forget(t.Context(), s.ID); err != nil || f.set != nil {
 		t.Errorf("forget: %v, %v", err, f.set)
+	}
+}
+
+// A VMM that ends before its unit has started leaves no unit that waits for it.
+func TestForgottenUnitDoesNotStart(t *testing.T) {
+	f := &fakeSystemd{}
+	l, path := launcher(t, nil)
+	l.Dial = func(context.Context) (Manager, error) { return f, nil }
+	stuck, ended := make(chan struct{}), make(chan struct{})
+	f.start = func(ctx context.Context, _ string) error {
+		defer close(ended)
+		o, err := Take(ctx, path, "web")
+		if err != nil {
+			return err
+		}
+		if err := o.Failed(errors.New("gone")); err != nil {
+			return err
+		}
+		<-stuck
+		return ctx.Err()
+	}
+	if _, err := l.Start(t.Context(), spec(t)); err == nil || err.Error() != "gone" {
+		t.Fatal(err)
+	}
+	f.stopped = false
+	if err := l.Forget(t.Context(), "web"); err != nil || !f.stopped {
+		t.Errorf("forget while it starts: %v; stopped: %t", err, f.stopped)
+	}
+	close(stuck)
+	<-ended
+	f.stopped = false
+	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
+		l.mu.Lock()
+		left := len(l.starting)
+		l.mu.Unlock()
+		if left == 0 {
+			break
+		}
+		if time.Since(begin) > 10*time.Second {
+			t.Fatal("a job that is done is still awaited")
+		}
+	}
+	if err := l.Forget(t.Context(), "web"); err != nil || f.stopped {
+		t.Errorf("forget what has started: %v; stopped: %t", err, f.stopped)
+	}
+}
+
+// A VMM that cannot be limited does not stay.
+func TestLimitsThatCannotBeSet(t *testing.T) {
+	f := &fakeSystemd{fails: errors.New("no such property")}
+	l, path := launcher(t, nil)
+	l.Dial = func(context.Context) (Manager, error) { return f, nil }
+	f.start = func(ctx context.Context, _ string) error {
+		o, err := Take(ctx, path, "web")
+		if err == nil {
+			_ = o.Built("/jails/web-1")
+		}
+		return err
+	}
+	s := spec(t)
+	s.Limits.CPUs = 1
+	if _, err := l.Start(t.Context(), s); !errors.Is(err, f.fails) || !f.stopped {
+		t.Errorf("%v; stopped: %t", err, f.stopped)
+	}
+}
+
+// An order that does not fit leaves no descriptor behind.
+func TestOrderThatDoesNotFit(t *testing.T) {
+	for name, c := range map[string]struct {
+		text string
+		fds  int
+	}{
+		"too many descriptors": {`{"Spec":{}}`, 2*jail.MaxDisks + 10},
+		"too long":             {`{"Spec":{"ID":"` + strings.Repeat("a", maxMessage) + `"}}`, 2},
+		"nonsense":             {`{`, 2},
+	} {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours := os.NewFile(uintptr(pair[0]), "ours")
+		conn, err := net.FileConn(ours)
+		ours.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fds := slices.Repeat([]int{int(w.Fd())}, c.fds)
+		if err := unix.Sendmsg(pair[1], []byte(c.text), unix.UnixRights(fds...), nil, 0); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		_, err = receive(conn.(*net.UnixConn), "web")
+		if fits := name != "nonsense"; err == nil || fits && !strings.Contains(err.Error(), "does not fit") {
+			t.Errorf("%s: %v", name, err)
+		}
+		r.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := r.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("%s: some descriptors are open: %v", name, err)
+		}
+		conn.Close()
+		unix.Close(pair[1])
+		r.Close()
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"banger/testdata/assets"
 )
 
 // guestModules are what the guest needs to have AF_VSOCK, in load order.
@@ -32,8 +34,7 @@ type guest struct {
 	served  chan error
 }
 
-// bootGuest boots a guest and waits for its hello. It needs a kernel as "banger kernel
-// import" makes it, in the directory that BANGER_TEST_KERNEL names.
+// bootGuest boots a guest and waits for its hello.
 func bootGuest(t testing.TB) *guest {
 	t.Helper()
 	if testing.Short() {
@@ -43,18 +44,9 @@ func bootGuest(t testing.TB) *guest {
 	if err != nil {
 		t.Skip("needs qemu-system-x86_64")
 	}
-	kernel := os.Getenv("BANGER_TEST_KERNEL")
-	if kernel == "" {
-		kernel = filepath.Join(os.TempDir(), "banger-test", "kernel-cloud")
-	}
+	kernel := assets.Kernel(t)
 	vmlinux := filepath.Join(kernel, "vmlinux")
-	if _, err := os.Stat(vmlinux); err != nil {
-		t.Skipf("needs an imported kernel in BANGER_TEST_KERNEL: %v", err)
-	}
-	initrd := filepath.Join(t.TempDir(), "initrd")
-	if err := os.WriteFile(initrd, buildInitrd(t, kernel), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	initrd := assets.Initrd(t, kernel, "./testdata/guest", guestModules)
 	// On a busy host an emulated kernel now and then measures its timer wrong, and is
 	// slower from then on than anybody will wait. That is not what is tested here.
 	for attempt := 1; ; attempt++ {
@@ -99,7 +91,7 @@ func launchGuest(t testing.TB, qemu, vmlinux, initrd string) *guest {
 		"-object", "memory-backend-memfd,id=ram,share=on,size=256M",
 		"-nodefaults", "-no-user-config", "-display", "none", "-global", "virtio-mmio.force-legacy=false",
 		"-kernel", vmlinux, "-initrd", initrd, "-serial", "stdio",
-		"-append", "console=ttyS0 quiet panic=-1 reboot=k tsc=reliable no_timer_check mitigations=off cryptomgr.notests 8250.nr_uarts=1 tsc_early_khz="+tscKHz(t),
+		"-append", "console=ttyS0 quiet panic=-1 reboot=k tsc=reliable no_timer_check mitigations=off cryptomgr.notests 8250.nr_uarts=1 lpj=25000000 tsc_early_khz="+tscKHz(t),
 		"-chardev", "socket,id=vs,fd=3", "-device", "vhost-user-vsock-device,chardev=vs",
 	)
 	g.cmd.ExtraFiles = []*os.File{theirs}
@@ -211,48 +203,4 @@ func tscKHz(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return strconv.Itoa(int(mhz * 1000))
-}
-
-// buildInitrd returns a cpio archive with the guest program and its modules.
-func buildInitrd(t testing.TB, kernel string) []byte {
-	t.Helper()
-	init := filepath.Join(t.TempDir(), "init")
-	build := exec.Command("go", "build", "-o", init, "./testdata/guest")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build guest: %v\n%s", err, out)
-	}
-	var b bytes.Buffer
-	pad := func() { b.Write(make([]byte, (4-b.Len()%4)%4)) }
-	entry := func(name string, mode int, content []byte) {
-		major, minor := 0, 0
-		if mode&0o170000 == 0o020000 { // the only device is the console
-			major, minor = 5, 1
-		}
-		inode := b.Len()
-		b.WriteString("070701")
-		for _, v := range []int{inode, mode, 0, 0, 1, 0, len(content), 0, 0, major, minor, len(name) + 1, 0} {
-			fmt.Fprintf(&b, "%08x", v)
-		}
-		b.WriteString(name + "\x00")
-		pad()
-		b.Write(content)
-		pad()
-	}
-	content := func(path string) []byte {
-		c, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c
-	}
-	entry("dev", 0o040755, nil)
-	entry("dev/console", 0o020600, nil)
-	entry("modules", 0o040755, nil)
-	entry("init", 0o100755, content(init))
-	for i, m := range guestModules {
-		entry(fmt.Sprintf("modules/%02d.ko", i), 0o100644, content(filepath.Join(kernel, "modules", "kernel", m+".ko")))
-	}
-	entry("TRAILER!!!", 0, nil)
-	return b.Bytes()
 }

@@ -1,5 +1,5 @@
 // The guest of the tests: the only program of a virtual machine. It loads the modules
-// that lie in /modules, says hello to port 1024 of the host, and serves on these ports:
+// of its initrd, says hello to port 1024 of the host, and serves on these ports:
 //
 //	1  echo
 //	2  takes a length and as many bytes, answers with their SHA-256
@@ -20,17 +20,16 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
-	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 func main() {
-	modules, _ := filepath.Glob("/modules/*.ko")
-	slices.Sort(modules)
-	for _, m := range modules {
+	modules, err := os.ReadFile("/etc/banger/modules")
+	check(err)
+	for _, m := range strings.Fields(string(modules)) {
 		f, err := os.Open(m)
 		check(err)
 		check(unix.FinitModule(int(f.Fd()), "", 0))
