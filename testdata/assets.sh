@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes what the tests and the quickstart boot, from Debian packages only: two
-# kernel packages and two root file systems. Sources and keys are those of the
+# kernel packages and three root file systems. Sources and keys are those of the
 # machine's own apt configuration.
 #
 #   testdata/assets.sh [NAME...]
@@ -8,11 +8,11 @@
 #   linux-image-cloud.deb     Debian's kernel for virtual machines
 #   linux-image-generic.deb   Debian's kernel for everything
 #   debian.tar                the smallest Debian: no init, no network tools
-#   debian-systemd.tar        the same with systemd, sshd and iproute2
+#   debian-systemd.tar        the same with systemd, sshd, rsync and iproute2
 #   debian-sysvinit.tar       the same with sysvinit
 #   lab.tar                   the host that testdata/lab starts
 #
-# Without NAME the first four are made. What is there already is kept. Results lie in
+# Without NAME all but the last are made. What is there already is kept. Results lie in
 # $BANGER_TEST_CACHE, by default ~/.cache/banger-test.
 set -eu
 umask 022
@@ -65,31 +65,32 @@ rootfs() {
 	mv "$work/$file" "$cache/$file"
 }
 
-# make FILE COMMAND... runs COMMAND FILE... unless FILE is there.
+# make FILE COMMAND... runs COMMAND FILE... unless FILE is there, made by the same.
 make() {
-	file=$1 command=$2
+	file=$1 command=$2 by="$*"
 	shift 2
-	if [ -s "$cache/$file" ]; then
+	if [ -s "$cache/$file" ] && [ "$(cat "$cache/.$file.by" 2>/dev/null)" = "$by" ]; then
 		echo "assets: $file: kept"
 		return
 	fi
 	began=$(date +%s)
 	update
 	$command "$file" "$@"
+	echo "$by" >"$cache/.$file.by"
 	echo "assets: $file: made in $(($(date +%s) - began)) s, $(($(stat -c %s "$cache/$file") >> 20)) MiB"
 }
 
-[ $# -gt 0 ] || set -- linux-image-cloud.deb linux-image-generic.deb debian.tar debian-systemd.tar
+[ $# -gt 0 ] || set -- linux-image-cloud.deb linux-image-generic.deb debian.tar debian-systemd.tar debian-sysvinit.tar
 echo "assets: in $cache"
 for name; do
 	case $name in
 	linux-image-cloud.deb) make "$name" kernel linux-image-cloud-amd64 ;;
 	linux-image-generic.deb) make "$name" kernel linux-image-amd64 ;;
 	debian.tar) make "$name" rootfs ;;
-	debian-systemd.tar) make "$name" rootfs systemd systemd-sysv dbus openssh-server iproute2 ;;
+	debian-systemd.tar) make "$name" rootfs systemd systemd-sysv dbus openssh-server rsync iproute2 ;;
 	debian-sysvinit.tar) make "$name" rootfs sysvinit-core ;;
-	lab.tar) make "$name" rootfs systemd systemd-sysv systemd-resolved libnss-systemd dbus udev dmsetup kmod \
-		iproute2 nftables iptables ufw e2fsprogs xfsprogs btrfs-progs procps strace socat openssh-client qemu-system-x86 ;;
+	lab.tar) make "$name" rootfs systemd systemd-sysv systemd-resolved libnss-systemd dbus udev dmsetup lvm2 kmod \
+		iproute2 iputils-ping nftables iptables ufw e2fsprogs xfsprogs btrfs-progs procps strace socat openssh-client rsync qemu-system-x86 ;;
 	*) echo "assets: $name: not one of these" >&2; exit 2 ;;
 	esac
 done

@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -94,6 +95,9 @@ func (s *sum) count(e event, w io.Writer) {
 	}
 }
 
+// soon is when a test has been skipped that does nothing but that, in seconds.
+const soon = 5
+
 func (s *sum) countTest(e event, w io.Writer) {
 	output := s.output[e.Package+"\x00"+e.Test]
 	switch e.Action {
@@ -102,6 +106,9 @@ func (s *sum) countTest(e event, w io.Writer) {
 	case "skip":
 		s.skipped++
 		s.reasons[skipReason(output)]++
+		if e.Elapsed > soon { // it had begun: why it did not go on is of interest
+			fmt.Fprintf(w, "--- SKIP: %s %s (%.1f s)\n%s", e.Package, e.Test, e.Elapsed, strings.Join(output, ""))
+		}
 	case "fail":
 		s.failed++
 		fmt.Fprintf(w, "--- FAIL: %s %s (%.1f s)\n%s", e.Package, e.Test, e.Elapsed, strings.Join(output, ""))
@@ -120,6 +127,19 @@ func (s *sum) countPackage(e event, w io.Writer) {
 	if e.Action == "fail" {
 		s.broken = true
 		fmt.Fprint(w, strings.Join(s.output[e.Package+"\x00"], ""))
+		s.tellUnended(e.Package, w)
+	}
+}
+
+// tellUnended prints what the tests of a package have said that have no end: who
+// panics or takes too long ends them all.
+func (s *sum) tellUnended(pkg string, w io.Writer) {
+	for _, key := range slices.Sorted(maps.Keys(s.output)) {
+		if of, test, _ := strings.Cut(key, "\x00"); of == pkg && test != "" {
+			s.failed++
+			fmt.Fprintf(w, "--- NO END: %s %s\n%s", pkg, test, strings.Join(s.output[key], ""))
+			delete(s.output, key)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"banger/personas/vmm/qmp"
@@ -21,6 +22,9 @@ const (
 	diskFile    = "disk.qcow2"
 	sharedFile  = "shared.ext4"
 )
+
+// machineCPUs is how many processors a machine has.
+const machineCPUs = 2
 
 // machine is a host that QEMU emulates, with a processor that has SVM. Its
 // keeper is a process of its own, so that all is cleared away even when this
@@ -59,7 +63,7 @@ func startMachine(ctx context.Context, dir string, t tree.Tree, agent string, co
 func launch(ctx context.Context, dir string, t tree.Tree, initrd, memory string) (*machine, error) {
 	at := func(name string) string { return filepath.Join(dir, name) }
 	args := []string{
-		"qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi,tb-size=128", "-cpu", "max,+svm,+npt", "-m", "3072", "-smp", "2",
+		"qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi,tb-size=128", "-cpu", "max,+svm,+npt", "-m", "3072", "-smp", strconv.Itoa(machineCPUs),
 		"-nodefaults", "-display", "none", "-no-user-config",
 		"-kernel", t.Kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=10 mitigations=off",
 		"-drive", "format=qcow2,if=virtio,cache=unsafe,file=" + at(diskFile),

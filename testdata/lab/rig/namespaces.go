@@ -108,6 +108,13 @@ func (n *namespaces) crash() error {
 	return err
 }
 
+func (n *namespaces) processors(context.Context) string { return "" }
+
+func (n *namespaces) watch(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
 func (n *namespaces) welcome() string { return "true" }
 
 func (n *namespaces) close() error {

@@ -78,6 +78,8 @@ type Host struct {
 	dir    string // on this machine; gone at the end
 	base   base
 	client *talk.Client
+	life   context.Context
+	end    context.CancelCauseFunc
 }
 
 // base is what a host is built on.
@@ -88,6 +90,10 @@ type base interface {
 	welcome() string
 	// crash ends the host as a power cut does, and starts it again.
 	crash() error
+	// watch returns when the host cannot go on, or when ctx has ended.
+	watch(ctx context.Context) error
+	// processors tells what the host's processors are at, as far as that can be seen.
+	processors(ctx context.Context) string
 	// close ends the host and removes all of it but the directory.
 	close() error
 }
@@ -129,15 +135,26 @@ func Start(ctx context.Context, config Config) (*Host, error) {
 		os.RemoveAll(dir)
 		return nil, fmt.Errorf("start a lab host: %w", err)
 	}
+	h.life, h.end = context.WithCancelCause(context.Background())
 	if err := h.greet(ctx, ""); err != nil {
 		err = fmt.Errorf("start a lab host: %w%s", err, h.console())
 		return nil, errors.Join(err, h.Close())
 	}
+	go func() { h.end(h.base.watch(h.life)) }()
 	return h, nil
 }
 
+// Life ends when the host is closed, and before that when it cannot go on: then its
+// cause is [ErrStuck].
+func (h *Host) Life() context.Context { return h.life }
+
+// Processors tells what the processors of an emulated machine are at, for the log of
+// a test that waited in vain.
+func (h *Host) Processors() string { return h.base.processors(h.life) }
+
 // Close ends the host.
 func (h *Host) Close() error {
+	h.end(errors.New("host is closed"))
 	if h.client != nil {
 		h.client.Close()
 	}

@@ -133,6 +133,9 @@ func TestMachineHasWhatNamespacesLack(t *testing.T) {
 		t.Skip("boots an emulated machine")
 	}
 	h := start(t, Machine)
+	if p := h.Processors(); strings.Count(p, "RIP=") != machineCPUs || !strings.Contains(p, "IRR") {
+		t.Errorf("its processors are at %q", p)
+	}
 	for script, want := range map[string]string{
 		"cat /proc/1/comm":                    "systemd",
 		"stat -c %t:%T /dev/kvm":              "a:e8",

@@ -191,6 +191,9 @@ func (p *Process) Signal(sig syscall.Signal) error {
 	return p.client.send.send(message{ID: p.id, Signal: int(sig)})
 }
 
+// Done is closed when the command has ended, or its end cannot be known any more.
+func (p *Process) Done() <-chan struct{} { return p.ended }
+
 // Wait waits for the end of the command and returns its exit code, which is 128
 // and the signal's number where one killed it. If ctx ends first the command is
 // killed.
