@@ -5,7 +5,7 @@ BUILT   := $(shell git log -1 --format=%cI 2>/dev/null)
 export STAMP := -X banger/personas.Version=$(VERSION) -X banger/personas.Commit=$(COMMIT) -X banger/personas.Built=$(BUILT)
 LINTER  := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 RACED   := ./fc/... ./ops/... ./store/... ./personas/...
-ALL     := ./... ./testdata/host ./testdata/lab/... ./testdata/quickvmm ./testdata/testsum
+ALL     := ./... ./testdata/assets ./testdata/deaf ./testdata/host ./testdata/lab/... ./testdata/quickvmm/... ./testdata/testsum
 
 export CGO_ENABLED := 0
 
@@ -21,7 +21,7 @@ assets: ## kernels and root file systems, for tests
 
 test: assets build ## everything, real VMs included
 	$(GO) vet $(ALL)
-	$(GO) test -json -p 1 -timeout 20m -coverprofile coverage.out $(TESTFLAGS) ./... ./testdata/lab/... | $(GO) run ./testdata/testsum
+	$(GO) test -json -p 1 -timeout 20m -coverprofile coverage.out $(TESTFLAGS) ./... ./testdata/lab/... ./testdata/testsum | $(GO) run ./testdata/testsum
 
 race: ## the packages that have goroutines, under the race detector; needs a C compiler
 	@command -v $${CC:-cc} >/dev/null || { echo "race: skipped: no C compiler"; exit 0; }; \
@@ -29,21 +29,23 @@ race: ## the packages that have goroutines, under the race detector; needs a C c
 
 fuzz: ## every fuzz target, 10 s each
 	@$(GO) list ./... | while read -r pkg; do \
-		$(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' | while read -r f; do \
+		list=$$($(GO) test -list '^Fuzz' $$pkg) || { echo "$$list"; exit 1; }; \
+		for f in $$(echo "$$list" | grep '^Fuzz'); do \
 			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime 10s $$pkg || exit 1; \
-		done || exit 1; \
+		done; \
 	done
 
 bench: assets build ## what banger costs, as ratios
-	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m .
+	testdata/assets.sh lab.tar
+	$(GO) test -p 1 -run '^$$' -bench . -benchtime 1x -timeout 30m . ./testdata/lab/launch
 
 lab: build ## a shell on a throw-away host with systemd; TIER=host for one with KVM
 	testdata/assets.sh linux-image-cloud.deb debian.tar debian-systemd.tar lab.tar
 	$(GO) run ./testdata/lab shell -tier $(or $(TIER),ns)
 
-smoke: ## scenarios on such hosts; SMOKE=name for one, TIER=host for all with KVM
+smoke: ## scenarios on such hosts; SMOKE=name for one, TIER=host for all with KVM, TIER=ns for those that need none
 	testdata/assets.sh linux-image-cloud.deb debian.tar debian-systemd.tar lab.tar
-	BANGER_SMOKE=1 BANGER_SMOKE_TIER=$(TIER) $(GO) test -json -count 1 -timeout 30m -run 'TestSmoke/scenario/$(or $(SMOKE),.*)$$' ./testdata/lab/smoke | $(GO) run ./testdata/testsum -name smoke
+	BANGER_SMOKE=1 BANGER_SMOKE_TIER=$(TIER) $(GO) test -json -count 1 -timeout 60m -run 'TestSmoke/scenario/$(or $(SMOKE),.*)$$' ./testdata/lab/smoke | $(GO) run ./testdata/testsum -name smoke
 	@$(GO) tool cover -func coverage.smoke | tail -n 1
 
 lint: ## formatting, vet, staticcheck
@@ -55,6 +57,6 @@ quickstart: ## from a bare Debian machine to a command in a VM
 	testdata/quickstart.sh
 
 clean:
-	rm -f banger banger_*.deb personas/guest/binary/banger-guest coverage.out
+	rm -f banger banger_*.deb personas/guest/binary/banger-guest coverage.out coverage.smoke
 
 .PHONY: build deb assets test race fuzz bench lab smoke lint quickstart clean

@@ -19,7 +19,7 @@ const others = 99
 // benchControl measures banger alone: its VMs have a VMM that answers at once.
 // Of two hosts, one has all those others.
 func benchControl(b *testing.B, t *table) {
-	quick, err := build("quickvmm", "./testdata/quickvmm")
+	quick, err := buildQuick()
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -32,14 +32,17 @@ func benchControl(b *testing.B, t *table) {
 		}
 	}
 	life := func() time.Duration { return timed(b, func() error { return wholeLife(b.Context(), c) }) }
+	brief := func() time.Duration { return timed(b, func() error { return briefLife(b.Context(), c) }) }
 	create := func(c *api.Client, start bool) func() time.Duration {
 		return func() time.Duration { return createOne(b, c, start) }
 	}
 	life() // the first one makes the initrd
 
 	const turns = 15
-	times := inTurn(turns, life, func() time.Duration { return spawnMany(b) })
-	t.compare("create, start, stop, delete; no guest", times[0], fmt.Sprintf("%d spawns of /bin/true", spawns), times[1], 1)
+	times := inTurn(turns, life, func() time.Duration { return spawnMany(b) }, brief)
+	what := fmt.Sprintf("%d spawns of /bin/true", spawns)
+	t.compare("create, start, stop, delete; no guest", times[0], what, times[1], 1)
+	t.compare("run -d, delete --force; no guest", times[2], what, times[1], 1)
 	times = inTurn(turns, create(full, false), create(c, false), create(full, true), create(c, true))
 	t.compare(fmt.Sprintf("create VM number %d", others+1), times[0], "the first one", times[1], 1.15)
 	t.compare(fmt.Sprintf("create and start number %d", others+1), times[2], "the first one", times[3], 1.15)
@@ -58,6 +61,15 @@ func wholeLife(ctx context.Context, c *api.Client) error {
 		return err
 	}
 	return c.DeleteVM(ctx, vm.ID, false, nil)
+}
+
+// briefLife is what `vm run -d` and `vm delete --force` ask for.
+func briefLife(ctx context.Context, c *api.Client) error {
+	vm, err := c.CreateVM(ctx, api.VMSpec{Start: true}, nil)
+	if err != nil {
+		return err
+	}
+	return c.DeleteVM(ctx, vm.ID, true, nil)
 }
 
 // createOne is the time that the creation of a VM takes, which is then deleted.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"banger/testdata/assets"
 	"banger/testdata/host"
 )
 
@@ -20,7 +21,7 @@ func benchExec(b *testing.B, t *table) {
 			b.Skipf("needs %s", tool)
 		}
 	}
-	image := asset(b, "debian-systemd.tar")
+	image := assets.File(b, "debian-systemd.tar")
 	h := benchHost(b, banger(b))
 	h.Must(host.Root, "banger", "image", "import", "--name", "systemd", image)
 	h.Must(host.Root, "banger", "vm", "run", "-d", "--name", "web", "--image", "systemd", "--memory", "512m")
@@ -63,25 +64,52 @@ func awaitSuccess(b *testing.B, h *host.Host, argv []string) {
 	}
 }
 
-// benchCLI compares the CLI's start with that of a Go program that does nothing.
+// benchCLI compares the CLI's start with that of a Go program that does nothing,
+// and of one that only links what banger's API is made of.
 func benchCLI(b *testing.B, t *table) {
-	dir := b.TempDir()
-	source := filepath.Join(dir, "empty.go")
-	if err := os.WriteFile(source, []byte("package main\n\nfunc main() {}\n"), 0o600); err != nil {
-		b.Fatal(err)
-	}
-	empty, err := build("empty", source)
-	if err != nil {
-		b.Fatal(err)
-	}
-	start := func(argv ...string) func() time.Duration {
+	start := func(program string, args ...string) func() time.Duration {
+		program = installed(b, program)
 		return func() time.Duration {
-			return timed(b, func() error { return exec.Command(argv[0], argv[1:]...).Run() })
+			return timed(b, func() error { return exec.Command(program, args...).Run() })
 		}
 	}
 	const turns = 101
-	times := inTurn(turns, start(banger(b), "version"), start(empty))
+	times := inTurn(turns,
+		start(banger(b), "version"),
+		start(goProgram(b, "empty", "package main\n\nfunc main() {}\n")),
+		start(goProgram(b, "http", "package main\n\nimport _ \"net/http\"\n\nfunc main() {}\n")),
+	)
 	t.compare("banger version", times[0], "an empty Go program", times[1], 1.6)
+	t.compare("  an empty one that links net/http", times[2], "an empty Go program", times[1], 0)
+}
+
+// goProgram builds a program of one file.
+func goProgram(b *testing.B, name, text string) string {
+	b.Helper()
+	source := filepath.Join(b.TempDir(), name+".go")
+	if err := os.WriteFile(source, []byte(text), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	program, err := build(name, source)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return program
+}
+
+// installed copies a program. The linker writes by page, so that the kernel has
+// its file in single ones, and each costs a fault; nobody installs a file that way.
+func installed(b *testing.B, program string) string {
+	b.Helper()
+	text, err := os.ReadFile(program)
+	if err != nil {
+		b.Fatal(err)
+	}
+	file := filepath.Join(b.TempDir(), filepath.Base(program))
+	if err := os.WriteFile(file, text, 0o700); err != nil {
+		b.Fatal(err)
+	}
+	return file
 }
 
 // benchIdle tells what the daemons need once they have run a VM. A page that

@@ -23,7 +23,7 @@ func TestOnlyTheVMMIsStarted(t *testing.T) {
 	if _, err := exec.LookPath("strace"); err != nil {
 		t.Skip("needs strace")
 	}
-	quick, err := build("quickvmm", "./testdata/quickvmm")
+	quick, err := buildQuick()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,6 +45,14 @@ func TestOnlyTheVMMIsStarted(t *testing.T) {
 	if got, want := started(t, own), []string{h.Banger()}; !slices.Equal(got, want) {
 		t.Errorf("the CLI became or started %q, want %q", got, want)
 	}
+}
+
+// buildQuick builds banger with a VMM that answers at once, and returns its path.
+func buildQuick() (string, error) {
+	if _, err := build("quickvmm-vmm", "./testdata/quickvmm/vmm"); err != nil {
+		return "", err
+	}
+	return build("quickvmm", "./testdata/quickvmm")
 }
 
 // attach traces the programs that processes of the host start, into file, until

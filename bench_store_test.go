@@ -17,6 +17,7 @@ import (
 
 	"banger/store/disk"
 	"banger/store/ext4"
+	"banger/testdata/assets"
 	"banger/testdata/host"
 )
 
@@ -24,17 +25,17 @@ import (
 const maxImportMemory = 64 << 20
 
 // benchImport compares `image import` with the work that nobody can avoid, and
-// with the usual tool. All that write also sync.
+// with the usual tools. All that write also sync.
 func benchImport(b *testing.B, t *table) {
 	h := host.New(b, host.Config{Banger: banger(b)})
 	b.Cleanup(h.StopDaemons)
-	plain := asset(b, "debian.tar")
+	plain := assets.File(b, "debian.tar")
 	packed := filepath.Join(h.Dir(), "debian.tar.gz")
 	pack(b, plain, packed)
 	tree, out := filepath.Join(b.TempDir(), "tree"), filepath.Join(b.TempDir(), "out")
 
 	const turns = 5
-	times := inTurn(turns,
+	acts := []func() time.Duration{
 		func() time.Duration {
 			defer h.Must(host.Root, "banger", "image", "delete", "bench")
 			return timed(b, func() error { h.Must(host.Root, "banger", "image", "import", "--name", "bench", packed); return nil })
@@ -49,7 +50,15 @@ func benchImport(b *testing.B, t *table) {
 			defer os.Remove(out)
 			return timed(b, func() error { return unpackAndMake(packed, tree, out) })
 		},
-	)
+	}
+	tool, lacks := buildTar2ext4(b.TempDir())
+	if lacks == nil {
+		acts = append(acts, func() time.Duration {
+			defer os.Remove(out)
+			return timed(b, func() error { return tool.convert(packed, out) })
+		})
+	}
+	times := inTurn(turns, acts...)
 	floor, what := times[1], "gunzip alone"
 	if times[2] > floor {
 		floor, what = times[2], "raw write"
@@ -58,12 +67,22 @@ func benchImport(b *testing.B, t *table) {
 	t.compare("  the same", times[0], "gunzip alone", times[1], 0)
 	t.compare("  the same", times[0], "raw write and sync", times[2], 0)
 	t.compare("  the same", times[0], "tar -xzp, then mkfs.ext4 -d", times[3], 0)
+	if lacks == nil {
+		t.compare("  the same", times[0], "gunzip to tar2ext4", times[4], 0)
+	} else {
+		b.Log(lacks)
+		t.add(row{name: "  the same", figure: ms(times[0]), against: "tar2ext4: cannot be built, see above"})
+	}
 
 	// The peak of a daemon that has done nothing else.
 	h.StopDaemons()
 	h.Must(host.Root, "banger", "image", "import", "--name", "bench", packed)
 	peak := memory(b, h, "bangerd", "status", "VmHWM:")
 	t.add(row{"  peak memory of bangerd", mib(peak), "limit " + mib(maxImportMemory), float64(peak) / maxImportMemory, 1})
+
+	if lacks == nil {
+		benchGaps(b, t, h, tool, packed)
+	}
 }
 
 // pack compresses as gzip does by default.

@@ -8,13 +8,14 @@ import (
 	"testing"
 
 	"banger/personas/api"
+	"banger/testdata/assets"
 	"banger/testdata/host"
 )
 
 // TestConfiguration: what the owner has written decides what VMs get, at once and
 // without a restart; what is wrong with it stops nothing but new VMs.
 func TestConfiguration(t *testing.T) {
-	kernel, image := asset(t, "linux-image-cloud.deb"), asset(t, "debian.tar")
+	kernel, image := assets.File(t, "linux-image-cloud.deb"), assets.File(t, "debian.tar")
 	h := newHost(t, host.Config{})
 	home := "/home/" + host.OwnerName
 	config := home + "/.config/banger/config.toml"

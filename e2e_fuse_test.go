@@ -2,7 +2,6 @@ package main_test
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"os"
 	"os/signal"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/ops"
+	"banger/testdata/deaf"
 	"banger/testdata/host"
 )
 
@@ -39,77 +39,23 @@ func give(file string) int {
 	return 0
 }
 
-// deaf serves a FUSE file system of the owner's, with one file in it, "disk".
-// Everything is answered but what asks for content: such a call waits for ever.
-func deaf(dir string) int {
-	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err == nil {
-		options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d", fd, host.OwnerID, host.OwnerID)
-		err = unix.Mount("deaf", dir, "fuse", unix.MS_NOSUID|unix.MS_NODEV, options)
-	}
+// serveDeaf serves a file system of the owner's whose content nobody ever gets.
+func serveDeaf(dir string) int {
+	files, err := deaf.Mount(dir, host.OwnerID)
 	if err != nil {
-		fmt.Println("mount:", err)
+		fmt.Println(err)
 		return 1
 	}
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGTERM)
 	go func() {
 		<-end
-		unix.Unmount(dir, unix.MNT_DETACH)
+		files.Unmount()
 		os.Exit(0) // and what waits for an answer has an error
 	}()
 	fmt.Println("mounted")
-	for buf := make([]byte, 1<<20); ; {
-		n, err := unix.Read(fd, buf)
-		if err != nil || n < 40 {
-			return 1
-		}
-		if answer := deafAnswer(buf[:n]); answer != nil {
-			unix.Write(fd, answer)
-		}
-	}
-}
-
-// deafAnswer is the answer to a request, nil where there is none; see <linux/fuse.h>.
-func deafAnswer(request []byte) []byte {
-	const lookup, forget, getattr, open, read, statfs, init, interrupt, batchForget = 1, 2, 3, 14, 15, 17, 26, 36, 42
-	le := binary.LittleEndian
-	node := le.Uint64(request[16:])
-	attr := func(node uint64) []byte {
-		a := make([]byte, 88)
-		le.PutUint64(a, node)
-		le.PutUint64(a[8:], 1<<20) // bytes
-		mode := uint32(unix.S_IFREG | 0o644)
-		if node == 1 {
-			mode = unix.S_IFDIR | 0o755
-		}
-		le.PutUint32(a[60:], mode)
-		le.PutUint32(a[64:], 1) // names
-		le.PutUint32(a[68:], host.OwnerID)
-		le.PutUint32(a[72:], host.OwnerID)
-		return a
-	}
-	var body []byte
-	switch le.Uint32(request[4:]) {
-	case forget, batchForget, interrupt, read, statfs:
-		return nil
-	case init:
-		body = make([]byte, 64)
-		le.PutUint32(body, 7)
-		le.PutUint32(body[4:], 31)
-		le.PutUint32(body[20:], 1<<16)
-	case lookup:
-		body = append(make([]byte, 40), attr(2)...)
-		le.PutUint64(body, 2)
-	case getattr:
-		body = append(make([]byte, 16), attr(node)...)
-	case open:
-		body = make([]byte, 16)
-	}
-	answer := append(make([]byte, 16), body...)
-	le.PutUint32(answer, uint32(len(answer)))
-	copy(answer[8:16], request[8:16])
-	return answer
+	files.Serve()
+	return 1
 }
 
 // TestFileThatIsNeverRead is abuse 6: a file on a file system that never answers is

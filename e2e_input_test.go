@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"banger/testdata/assets"
 	"banger/testdata/host"
 )
 
@@ -25,7 +26,7 @@ func TestBadFlags(t *testing.T) {
 		"--name UPPER", "--name -x", "--name a/b", "--name ../a", "--name a.b", "--name a_b",
 		"--name aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "--name x-",
 		"--net everything", "--net=", "--init systemd", "--init=", "--vmm bochs", "--vmm=", "--backend zfs", "--backend=",
-		"--env NOVALUE", "--env =x", "--workdir relative",
+		"--env NOVALUE", "--env =x", "--workdir relative", "--user a:b:c", "--user :", "--user a:", "--user 2147483648",
 		"--output yaml", "--no-such-flag",
 	} {
 		for _, verb := range []string{"run", "create"} {
@@ -57,7 +58,7 @@ func TestBadFlags(t *testing.T) {
 func TestBadImages(t *testing.T) {
 	h := bootHost(t)
 	dir := h.Dir()
-	good, err := os.ReadFile(asset(t, "debian.tar"))
+	good, err := os.ReadFile(assets.File(t, "debian.tar"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +100,7 @@ func TestBadImages(t *testing.T) {
 func TestBadKernels(t *testing.T) {
 	h := bootHost(t)
 	dir := h.Dir()
-	deb, err := os.ReadFile(asset(t, "linux-image-cloud.deb"))
+	deb, err := os.ReadFile(assets.File(t, "linux-image-cloud.deb"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +151,7 @@ func TestFullDisk(t *testing.T) {
 		h := newHost(t, host.Config{StateFS: "ext4", StateMiB: 100})
 		h.Must(host.Root, "banger", "image", "list")
 		free := freeBlocks(h)
-		r := h.Run(host.Root, "banger", "image", "import", asset(t, "debian.tar"))
+		r := h.Run(host.Root, "banger", "image", "import", assets.File(t, "debian.tar"))
 		if r.Code != 125 || !strings.Contains(r.Stderr, "space") || !strings.Contains(r.Stderr, "hint: ") {
 			t.Errorf("import: %v", r)
 		}

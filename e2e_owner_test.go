@@ -8,13 +8,14 @@ import (
 	"strings"
 	"testing"
 
+	"banger/testdata/assets"
 	"banger/testdata/host"
 )
 
 // TestSudoServesTheOwner: through sudo banger is the owner's, with its state in
 // the owner's home, and only the helper is root.
 func TestSudoServesTheOwner(t *testing.T) {
-	kernel, image := asset(t, "linux-image-cloud.deb"), asset(t, "debian.tar")
+	kernel, image := assets.File(t, "linux-image-cloud.deb"), assets.File(t, "debian.tar")
 	h := newHost(t, host.Config{})
 
 	// Without rights and without a daemon there is no way but to ask for one.

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"banger/testdata/assets"
 	"banger/testdata/host"
 )
 
@@ -22,7 +23,7 @@ func TestSSH(t *testing.T) {
 			t.Skipf("needs %s", tool)
 		}
 	}
-	kernel, systemd, plain := asset(t, "linux-image-cloud.deb"), asset(t, "debian-systemd.tar"), asset(t, "debian.tar")
+	kernel, systemd, plain := assets.File(t, "linux-image-cloud.deb"), assets.File(t, "debian-systemd.tar"), assets.File(t, "debian.tar")
 	h := newHost(t, host.Config{})
 	h.Must(host.Sudo, "banger", "kernel", "import", kernel)
 	h.Must(host.Sudo, "banger", "image", "import", "--name", "systemd", systemd)

@@ -9,12 +9,13 @@ import (
 	"sync"
 	"testing"
 
+	"banger/testdata/assets"
 	"banger/testdata/host"
 )
 
 func TestMain(m *testing.M) {
 	host.Main()
-	for name, act := range map[string]func(string) int{bringUpEnv: bringUp, deafEnv: deaf, giveEnv: give} {
+	for name, act := range map[string]func(string) int{bringUpEnv: bringUp, deafEnv: serveDeaf, giveEnv: give} {
 		if arg := os.Getenv(name); arg != "" {
 			os.Exit(act(arg))
 		}
@@ -62,24 +63,6 @@ func banger(t testing.TB) string {
 	file, err := buildBanger()
 	if err != nil {
 		t.Fatal(err)
-	}
-	return file
-}
-
-// asset returns the path of a file that testdata/assets.sh makes.
-func asset(t testing.TB, name string) string {
-	t.Helper()
-	dir := os.Getenv("BANGER_TEST_CACHE")
-	if dir == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			t.Skipf("needs %s: %v", name, err)
-		}
-		dir = filepath.Join(cache, "banger-test")
-	}
-	file := filepath.Join(dir, name)
-	if _, err := os.Stat(file); err != nil {
-		t.Skipf("needs %s: run testdata/assets.sh", name)
 	}
 	return file
 }
@@ -139,7 +122,7 @@ func seed(t testing.TB) string {
 	if _, err := os.Stat(dir); err == nil {
 		return dir
 	}
-	kernel, image := asset(t, "linux-image-cloud.deb"), asset(t, "debian.tar")
+	kernel, image := assets.File(t, "linux-image-cloud.deb"), assets.File(t, "debian.tar")
 	h := newHost(t, host.Config{})
 	h.Must(host.Root, "banger", "kernel", "import", "--name", "debian", kernel)
 	h.Must(host.Root, "banger", "image", "import", "--name", "debian", image)

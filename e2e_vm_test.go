@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"banger/testdata/assets"
 	"banger/testdata/host"
 )
 
@@ -41,7 +42,9 @@ func TestShellOnATerminal(t *testing.T) {
 	term.Type("\x03")
 	term.Type("echo still-$((1+1))\n")
 	term.Expect("still-2")
-	term.Type("sh -c 'exit 5'\n")
+	term.Type("sh -c 'echo last-$((1+1)); exit 5'\n")
+	term.Expect("last-2")
+	term.Expect("# ") // before its prompt a shell does not take what is typed for keys
 	term.Type("\x04")
 	if code := term.Wait(); code != 5 {
 		t.Errorf("exit code %d, want the last one of the shell, 5\n%s", code, term.Output())
@@ -172,7 +175,7 @@ func TestRemoveOnInterrupt(t *testing.T) {
 
 func TestSystemdGuest(t *testing.T) {
 	h := bootHost(t)
-	h.Must(host.Root, "banger", "image", "import", "--name", "systemd", asset(t, "debian-systemd.tar"))
+	h.Must(host.Root, "banger", "image", "import", "--name", "systemd", assets.File(t, "debian-systemd.tar"))
 	// A shell is there before systemd is done.
 	h.Must(host.Root, "banger", "vm", "run", "-d", "--name", "sys", "--image", "systemd", "--memory", "512m")
 	if got := h.Must(host.Root, "banger", "vm", "exec", "sys", "--", "readlink", "/proc/1/exe"); !strings.HasSuffix(got, "/systemd") {

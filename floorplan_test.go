@@ -65,10 +65,12 @@ var fences = []struct {
 func TestFences(t *testing.T) {
 	reach := dependencies(t)
 	for _, f := range fences {
+		fenced := 0
 		for pkg, deps := range reach {
 			if !match(f.pkg, pkg) {
 				continue
 			}
+			fenced++
 			for _, dep := range deps {
 				forbidden := slices.ContainsFunc(f.mustNot, func(p string) bool { return match(p, dep) })
 				excepted := slices.ContainsFunc(f.except, func(p string) bool { return match(p, dep) })
@@ -76,6 +78,9 @@ func TestFences(t *testing.T) {
 					t.Errorf("%s reaches %s: %s", pkg, dep, f.why)
 				}
 			}
+		}
+		if fenced == 0 {
+			t.Errorf("no package is %s: the fence stands round nothing", f.pkg)
 		}
 	}
 }
