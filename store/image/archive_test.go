@@ -15,7 +15,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/opencontainers/go-digest"
+	godigest "github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
@@ -41,9 +41,12 @@ func (p parted) tar(t testing.TB) []byte {
 	return makeTar(t, list...)
 }
 
-func (p parted) addBlob(data []byte) digest.Digest {
-	d := digest.FromBytes(data)
-	p[blobName(d)] = data
+// blobOf is blobName for a digest of the specification's own type.
+func blobOf(d godigest.Digest) string { return blobName(digest(d)) }
+
+func (p parted) addBlob(data []byte) godigest.Digest {
+	d := godigest.FromBytes(data)
+	p[blobOf(d)] = data
 	return d
 }
 
@@ -63,7 +66,7 @@ func configOf(layers [][]byte) v1.Image {
 	c.Config.Cmd = []string{"/bin/sh", "-c", "echo $HOME"}
 	c.Config.User, c.Config.WorkingDir = "1000:1000", "/srv"
 	for _, l := range layers {
-		c.RootFS.DiffIDs = append(c.RootFS.DiffIDs, digest.FromBytes(l))
+		c.RootFS.DiffIDs = append(c.RootFS.DiffIDs, godigest.FromBytes(l))
 	}
 	return c
 }
@@ -97,7 +100,7 @@ func (p parted) manifest(t testing.TB) (m v1.Manifest) {
 	if err := json.Unmarshal(p["index.json"], &index); err != nil {
 		t.Fatal(err)
 	}
-	if err := json.Unmarshal(p[blobName(index.Manifests[0].Digest)], &m); err != nil {
+	if err := json.Unmarshal(p[blobOf(index.Manifests[0].Digest)], &m); err != nil {
 		t.Fatal(err)
 	}
 	return m
@@ -128,10 +131,10 @@ func dockerSave(t testing.TB, layers ...[]byte) parted {
 	t.Helper()
 	p := parted{}
 	config := toJSON(t, configOf(layers))
-	saved := savedImage{Config: digest.FromBytes(config).Encoded() + ".json", RepoTags: []string{"test:latest"}}
+	saved := savedImage{Config: godigest.FromBytes(config).Encoded() + ".json", RepoTags: []string{"test:latest"}}
 	p[saved.Config] = config
 	for _, l := range layers {
-		id := digest.FromBytes(append([]byte("id"), l...)).Encoded()
+		id := godigest.FromBytes(append([]byte("id"), l...)).Encoded()
 		p[id+"/layer.tar"], p[id+"/VERSION"] = l, []byte("1.0")
 		saved.Layers = append(saved.Layers, id+"/layer.tar")
 	}
@@ -177,7 +180,7 @@ func TestEveryWayIn(t *testing.T) {
 				if !strings.HasPrefix(name, info.Format) || info.Layers != 3 {
 					t.Errorf("got %+v", info)
 				}
-				want := digest.FromBytes(toJSON(t, configOf(layers))).String()
+				want := godigest.FromBytes(toJSON(t, configOf(layers))).String()
 				if info.Digest != want {
 					t.Errorf("digest %s, want %s", info.Digest, want)
 				}
@@ -211,7 +214,7 @@ func TestEveryWayIn(t *testing.T) {
 		other := strings.Repeat("ab", 32)
 		saved[0].Layers = append(saved[0].Layers, other+"/layer.tar")
 		config := toJSON(t, configOf([][]byte{same, same}))
-		saved[0].Config = digest.FromBytes(config).Encoded() + ".json"
+		saved[0].Config = godigest.FromBytes(config).Encoded() + ".json"
 		p[saved[0].Config], p["manifest.json"] = config, toJSON(t, saved)
 		data := makeTar(t, append([]entry{symlink(other+"/layer.tar", "../"+saved[0].Layers[0])}, entriesOf(p)...)...)
 		img, info := importImage(t, FromReader(bytes.NewReader(data)), Options{})
@@ -261,11 +264,11 @@ func TestSpoiledArchives(t *testing.T) {
 			m.Layers = nil
 			setConfig(p, m, configOf(nil))
 		}), ErrNoLayers},
-		"layer is missing":    {oci(func(p parted, m *v1.Manifest) { delete(p, blobName(m.Layers[1].Digest)) }), ErrMissing},
+		"layer is missing":    {oci(func(p parted, m *v1.Manifest) { delete(p, blobOf(m.Layers[1].Digest)) }), ErrMissing},
 		"layer is not listed": {oci(func(p parted, m *v1.Manifest) { m.Layers = m.Layers[:2] }), ErrCorrupt},
 		"layer listed twice":  {oci(func(p parted, m *v1.Manifest) { m.Layers[1] = m.Layers[0] }), ErrDigest},
 		"layer has another content": {oci(func(p parted, m *v1.Manifest) {
-			p[blobName(m.Layers[2].Digest)] = bytes.Replace(layers[2], []byte("root and more"), []byte("root and less"), 1)
+			p[blobOf(m.Layers[2].Digest)] = bytes.Replace(layers[2], []byte("root and more"), []byte("root and less"), 1)
 		}), ErrDigest},
 		"layer is longer": {oci(func(p parted, m *v1.Manifest) { m.Layers[0].Size++ }), ErrDigest},
 		"layer is foreign": {oci(func(p parted, m *v1.Manifest) {
@@ -276,19 +279,19 @@ func TestSpoiledArchives(t *testing.T) {
 		}), ErrUnknownFormat},
 		"other DiffID": {oci(func(p parted, m *v1.Manifest) {
 			c := configOf(layers)
-			c.RootFS.DiffIDs[2] = digest.FromString("x")
+			c.RootFS.DiffIDs[2] = godigest.FromString("x")
 			setConfig(p, m, c)
 		}), ErrDigest},
 		"digest leads out": {oci(func(p parted, m *v1.Manifest) { m.Layers[0].Digest = "sha256:../../../etc/passwd" }), ErrCorrupt},
 		"digest of unknown kind": {oci(func(p parted, m *v1.Manifest) {
-			m.Layers[0].Digest = digest.Digest("sha512:" + strings.Repeat("ab", 64))
+			m.Layers[0].Digest = godigest.Digest("sha512:" + strings.Repeat("ab", 64))
 		}), ErrCorrupt},
 		"for windows": {oci(func(p parted, m *v1.Manifest) {
 			c := configOf(layers)
 			c.OS = "windows"
 			setConfig(p, m, c)
 		}), ErrUnknownFormat},
-		"configuration has another content": {oci(func(p parted, m *v1.Manifest) { p[blobName(m.Config.Digest)] = []byte("{}") }), ErrDigest},
+		"configuration has another content": {oci(func(p parted, m *v1.Manifest) { p[blobOf(m.Config.Digest)] = []byte("{}") }), ErrDigest},
 		"configuration is too large": {oci(func(p parted, m *v1.Manifest) {
 			c := configOf(layers)
 			c.Config.Cmd = []string{strings.Repeat("x", 5<<20)}
@@ -348,7 +351,7 @@ func twoImages(t testing.TB, archs ...string) parted {
 	}
 	// What buildkit adds to an image.
 	index.Manifests = append(index.Manifests, v1.Descriptor{
-		MediaType: v1.MediaTypeImageManifest, Digest: digest.FromString("attestation"),
+		MediaType: v1.MediaTypeImageManifest, Digest: godigest.FromString("attestation"),
 		Platform: &v1.Platform{OS: "unknown", Architecture: "unknown"},
 	})
 	p["index.json"] = toJSON(t, index)

@@ -7,42 +7,28 @@ import (
 	"path"
 	"slices"
 	"strings"
-
-	"github.com/opencontainers/go-digest"
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // layerRef is one layer of an image, to be read and checked.
 type layerRef struct {
-	name   string        // in parts
-	blob   digest.Digest // of the stored bytes; empty if the archive does not tell
-	size   int64         // of the stored bytes; -1 if the archive does not tell
-	diffID digest.Digest // of the tar
+	name   string // in parts
+	blob   digest // of the stored bytes; empty if the archive does not tell
+	size   int64  // of the stored bytes; -1 if the archive does not tell
+	diffID digest // of the tar
 }
 
 // picture is an image whose manifest is read.
 type picture struct {
 	format string
 	parts  parts
-	digest digest.Digest // of the configuration
+	digest digest // of the configuration
 	config Config
 	layers []layerRef // the lowest first
 }
 
-// checkDigest refuses what is not sha256: the only one that is computed here.
-func checkDigest(d digest.Digest) error {
-	if err := d.Validate(); err != nil || d.Algorithm() != digest.SHA256 {
-		return fmt.Errorf("%w: digest %q", ErrCorrupt, string(d))
-	}
-	return nil
-}
-
-// blobName is where an OCI layout keeps a blob.
-func blobName(d digest.Digest) string { return "blobs/sha256/" + d.Encoded() }
-
 // setConfig reads a configuration and joins its DiffIDs with the layers.
 func (p *picture) setConfig(data []byte, limits Limits) error {
-	var c v1.Image
+	var c configBlob
 	if err := json.Unmarshal(data, &c); err != nil {
 		return fmt.Errorf("configuration: %w: %w", ErrCorrupt, err)
 	}
@@ -59,7 +45,7 @@ func (p *picture) setConfig(data []byte, limits Limits) error {
 		return fmt.Errorf("configuration: %w: made for %q", ErrUnknownFormat, c.OS)
 	}
 	for i, d := range c.RootFS.DiffIDs {
-		if err := checkDigest(d); err != nil {
+		if err := d.check(); err != nil {
 			return fmt.Errorf("configuration: %w", err)
 		}
 		p.layers[i].diffID = d
@@ -71,7 +57,7 @@ func (p *picture) setConfig(data []byte, limits Limits) error {
 	if strings.ContainsRune(c.Config.User+c.Config.WorkingDir, 0) {
 		return fmt.Errorf("configuration: %w: user or working directory with a NUL", ErrCorrupt)
 	}
-	p.digest = digest.FromBytes(data)
+	p.digest = digestOf(data)
 	p.config = Config{
 		Env:          env,
 		Entrypoint:   c.Config.Entrypoint,

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-
-	"github.com/opencontainers/go-digest"
 )
 
 // manifestFile is where a "docker save" archive lists its images.
@@ -35,7 +33,7 @@ func imageID(s savedImage) string {
 	if m == nil {
 		return ""
 	}
-	return digest.NewDigestFromEncoded(digest.SHA256, m[1]).String()
+	return digestPrefix + m[1]
 }
 
 // openDocker finds the image in a "docker save" archive.
@@ -71,7 +69,7 @@ func openDocker(p parts, opts Options) (*picture, error) {
 	if err != nil {
 		return nil, err
 	}
-	if id := imageID(saved); id != "" && digest.FromBytes(config).String() != id {
+	if id := imageID(saved); id != "" && string(digestOf(config)) != id {
 		return nil, fmt.Errorf("configuration %s: %w", saved.Config, ErrDigest)
 	}
 	pic := &picture{format: "docker", parts: p}
@@ -79,7 +77,7 @@ func openDocker(p parts, opts Options) (*picture, error) {
 		name = partPath(name)
 		ref := layerRef{name: name, size: -1}
 		if m := hexName().FindStringSubmatch(name); m != nil && path.Dir(name) == "blobs/sha256" {
-			ref.blob = digest.NewDigestFromEncoded(digest.SHA256, m[1])
+			ref.blob = digest(digestPrefix + m[1])
 		}
 		pic.layers = append(pic.layers, ref)
 	}

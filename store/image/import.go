@@ -14,8 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"banger/store/ext4"
 )
 
@@ -176,7 +174,7 @@ func (im *importer) rootfs(ctx context.Context, r io.Reader) error {
 		return fmt.Errorf("%w: more than %d bytes after the end of the tar", ErrCorrupt, maxTrailing)
 	}
 	im.info.Format, im.info.Layers = "rootfs", 1
-	im.info.Digest = digest.NewDigest(digest.SHA256, sum).String()
+	im.info.Digest = string(digestIn(sum))
 	return nil
 }
 
@@ -195,7 +193,7 @@ func (im *importer) archive(ctx context.Context, p parts) error {
 		}
 	}
 	im.info.Format, im.info.Layers = pic.format, len(pic.layers)
-	im.info.Digest, im.info.Config = pic.digest.String(), pic.config
+	im.info.Digest, im.info.Config = string(pic.digest), pic.config
 	return nil
 }
 
@@ -253,8 +251,8 @@ func (im *importer) apply(ctx context.Context, p parts, l layerRef) error {
 	return compare(stored, l.blob)
 }
 
-func compare(h hash.Hash, want digest.Digest) error {
-	if got := digest.NewDigest(digest.SHA256, h); got != want {
+func compare(h hash.Hash, want digest) error {
+	if got := digestIn(h); got != want {
 		return fmt.Errorf("%w: %s, want %s", ErrDigest, got, want)
 	}
 	return nil
@@ -262,11 +260,7 @@ func compare(h hash.Hash, want digest.Digest) error {
 
 // finish completes the file system and the description of it.
 func (im *importer) finish() (Info, error) {
-	d, err := digest.Parse(im.info.Digest)
-	if err != nil {
-		return Info{}, err
-	}
-	im.w.SetUUID(uuidOf(d))
+	im.w.SetUUID(uuidOf(im.info.Digest))
 	info := im.info
 	info.Init = im.init()
 	info.OSName = im.osName()
@@ -280,8 +274,8 @@ func (im *importer) finish() (Info, error) {
 }
 
 // uuidOf makes a UUID of version 8 from a digest: the same content has the same one.
-func uuidOf(d digest.Digest) (u [16]byte) {
-	sum := sha256.Sum256([]byte(d))
+func uuidOf(digest string) (u [16]byte) {
+	sum := sha256.Sum256([]byte(digest))
 	copy(u[:], sum[:])
 	u[6] = u[6]&0x0f | 0x80
 	u[8] = u[8]&0x3f | 0x80

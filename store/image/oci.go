@@ -6,16 +6,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-
-	"github.com/opencontainers/go-digest"
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-)
-
-// The media types that docker gives to the same things.
-const (
-	dockerManifest     = "application/vnd.docker.distribution.manifest.v2+json"
-	dockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
-	dockerLayer        = "application/vnd.docker.image.rootfs.diff.tar"
 )
 
 // maxIndexDepth bounds indexes in indexes.
@@ -27,7 +17,7 @@ func openOCI(p parts, opts Options) (*picture, error) {
 	if err != nil {
 		return nil, err
 	}
-	var index v1.Index
+	var index indexBlob
 	if err := json.Unmarshal(data, &index); err != nil {
 		return nil, fmt.Errorf("index.json: %w: %w", ErrCorrupt, err)
 	}
@@ -41,7 +31,7 @@ func openOCI(p parts, opts Options) (*picture, error) {
 	}
 	// A manifest must not be readable as an index too, or two tools see two images in it.
 	var m struct {
-		v1.Manifest
+		manifestBlob
 		Manifests json.RawMessage `json:"manifests"`
 	}
 	if err := json.Unmarshal(data, &m); err != nil || m.Manifests != nil {
@@ -65,31 +55,31 @@ func openOCI(p parts, opts Options) (*picture, error) {
 }
 
 // checkLayer refuses what is no layer, or lies elsewhere.
-func checkLayer(l v1.Descriptor) error {
-	if err := checkDigest(l.Digest); err != nil {
+func checkLayer(l descriptor) error {
+	if err := l.Digest.check(); err != nil {
 		return fmt.Errorf("layer: %w", err)
 	}
 	switch base, _, _ := strings.Cut(l.MediaType, "+"); {
 	case strings.Contains(base, "nondistributable"), strings.Contains(base, "foreign"):
 		return fmt.Errorf("layer %s: %w: it has to be fetched from elsewhere", l.Digest, ErrMissing)
-	case base != v1.MediaTypeImageLayer && base != dockerLayer && base != dockerLayer+".gzip":
+	case base != typeLayer && base != dockerLayer && base != dockerLayer+".gzip":
 		return fmt.Errorf("layer %s: %w: type %q", l.Digest, ErrUnknownFormat, l.MediaType)
 	}
 	return nil
 }
 
 // choose picks the one manifest that is wanted, through nested indexes.
-func choose(p parts, list []v1.Descriptor, opts Options, ref string, depth int) (v1.Descriptor, error) {
+func choose(p parts, list []descriptor, opts Options, ref string, depth int) (descriptor, error) {
 	if depth > maxIndexDepth {
-		return v1.Descriptor{}, fmt.Errorf("%w: indexes in indexes", ErrTooBig)
+		return descriptor{}, fmt.Errorf("%w: indexes in indexes", ErrTooBig)
 	}
 	arch := opts.Architecture
 	if arch == "" {
 		arch = runtime.GOARCH
 	}
-	var found []v1.Descriptor
+	var found []descriptor
 	var names, foundNames []string
-	seen := map[digest.Digest]bool{}
+	seen := map[digest]bool{}
 	for _, d := range list {
 		if !isFor(d, arch) {
 			continue
@@ -103,21 +93,21 @@ func choose(p parts, list []v1.Descriptor, opts Options, ref string, depth int) 
 	}
 	switch {
 	case len(list) == 0:
-		return v1.Descriptor{}, ErrNoLayers
+		return descriptor{}, ErrNoLayers
 	case len(found) == 0 && len(names) > 0:
-		return v1.Descriptor{}, fmt.Errorf("image %q for linux/%s: %w: there is %s", ref, arch, ErrMissing, listed(names))
+		return descriptor{}, fmt.Errorf("image %q for linux/%s: %w: there is %s", ref, arch, ErrMissing, listed(names))
 	case len(found) == 0:
-		return v1.Descriptor{}, fmt.Errorf("image for linux/%s: %w", arch, ErrMissing)
+		return descriptor{}, fmt.Errorf("image for linux/%s: %w", arch, ErrMissing)
 	case len(found) > 1 && depth == 0:
-		return v1.Descriptor{}, fmt.Errorf("%w: %s", ErrAmbiguous, listed(foundNames))
+		return descriptor{}, fmt.Errorf("%w: %s", ErrAmbiguous, listed(foundNames))
 	case len(found) > 1: // variants of a processor: no reference leads into an index
-		return v1.Descriptor{}, fmt.Errorf("%w: %d for linux/%s under one name", ErrAmbiguous, len(found), arch)
+		return descriptor{}, fmt.Errorf("%w: %d for linux/%s under one name", ErrAmbiguous, len(found), arch)
 	}
 	d := found[0]
 	switch d.MediaType {
-	case v1.MediaTypeImageManifest, dockerManifest:
+	case typeManifest, dockerManifest:
 		return d, nil
-	case v1.MediaTypeImageIndex, dockerManifestList:
+	case typeIndex, dockerManifestList:
 	default:
 		return d, fmt.Errorf("%s: %w: type %q", d.Digest, ErrUnknownFormat, d.MediaType)
 	}
@@ -126,7 +116,7 @@ func choose(p parts, list []v1.Descriptor, opts Options, ref string, depth int) 
 		return d, err
 	}
 	var index struct {
-		v1.Index
+		indexBlob
 		Layers json.RawMessage `json:"layers"`
 	}
 	if err := json.Unmarshal(data, &index); err != nil || index.Layers != nil {
@@ -136,11 +126,11 @@ func choose(p parts, list []v1.Descriptor, opts Options, ref string, depth int) 
 }
 
 // nameKeys are the annotations with an image's name, the full one first.
-var nameKeys = []string{"io.containerd.image.name", v1.AnnotationRefName}
+var nameKeys = []string{"io.containerd.image.name", "org.opencontainers.image.ref.name"}
 
 // hasRef tells whether a descriptor has the given name, in full or as a tag, or digest.
-func hasRef(d v1.Descriptor, ref string) bool {
-	return d.Digest.String() == ref || slices.ContainsFunc(nameKeys, func(key string) bool { return isRef(d.Annotations[key], ref) })
+func hasRef(d descriptor, ref string) bool {
+	return string(d.Digest) == ref || slices.ContainsFunc(nameKeys, func(key string) bool { return isRef(d.Annotations[key], ref) })
 }
 
 // isRef tells whether ref means name, which may say more of where the image is from.
@@ -149,13 +139,13 @@ func isRef(name, ref string) bool {
 }
 
 // nameOf is the best name of a descriptor, or its digest.
-func nameOf(d v1.Descriptor) string {
+func nameOf(d descriptor) string {
 	for _, key := range nameKeys {
 		if name := d.Annotations[key]; name != "" {
 			return name
 		}
 	}
-	return d.Digest.String()
+	return string(d.Digest)
 }
 
 // listed are names for an error, which comes from the archive and must not be endless.
@@ -174,13 +164,13 @@ func listed(names []string) string {
 
 // isFor tells whether a descriptor is an image for this platform. Attestations of buildkit
 // are manifests too, for "unknown".
-func isFor(d v1.Descriptor, arch string) bool {
+func isFor(d descriptor, arch string) bool {
 	return d.Platform == nil || d.Platform.OS == "linux" && d.Platform.Architecture == arch
 }
 
 // readBlob returns a blob whose size and digest are right.
-func readBlob(p parts, d v1.Descriptor, limits Limits) ([]byte, error) {
-	if err := checkDigest(d.Digest); err != nil {
+func readBlob(p parts, d descriptor, limits Limits) ([]byte, error) {
+	if err := d.Digest.check(); err != nil {
 		return nil, err
 	}
 	if d.Size < 0 {
@@ -190,7 +180,7 @@ func readBlob(p parts, d v1.Descriptor, limits Limits) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if int64(len(data)) != d.Size || digest.FromBytes(data) != d.Digest {
+	if int64(len(data)) != d.Size || digestOf(data) != d.Digest {
 		return nil, fmt.Errorf("blob %s: %w", d.Digest, ErrDigest)
 	}
 	return data, nil

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/opencontainers/go-digest"
+	godigest "github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -15,15 +15,15 @@ import (
 func written(t testing.TB) map[string][]entry {
 	layers := testLayers(t)
 	config := toJSON(t, configOf(layers))
-	id := digest.FromBytes(config)
+	id := godigest.FromBytes(config)
 	// manifest is manifest.json with layers of the given names.
 	manifest := func(config string, names ...string) entry {
 		return file("manifest.json", string(toJSON(t, []savedImage{{Config: config, RepoTags: []string{"test:latest"}, Layers: names}})))
 	}
 	var hexes, ids []string // of the layers, and of what docker called images before 1.10
 	for _, l := range layers {
-		hexes = append(hexes, digest.FromBytes(l).Encoded())
-		ids = append(ids, digest.FromBytes(append([]byte("id"), l...)).Encoded())
+		hexes = append(hexes, godigest.FromBytes(l).Encoded())
+		ids = append(ids, godigest.FromBytes(append([]byte("id"), l...)).Encoded())
 	}
 	all := func(format string, list []string) (names []string) {
 		for _, s := range list {
@@ -39,7 +39,7 @@ func written(t testing.TB) map[string][]entry {
 	var gz []string
 	for _, l := range layers {
 		data, _ := mixed(0, l)
-		gz = append(gz, digest.FromBytes(data).Encoded()+".tar.gz")
+		gz = append(gz, godigest.FromBytes(data).Encoded()+".tar.gz")
 		crane = append(crane, file(gz[len(gz)-1], string(data)))
 	}
 	crane = append(crane, manifest(id.String(), gz...))
