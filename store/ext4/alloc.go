@@ -7,6 +7,7 @@ import "slices"
 type cursor struct {
 	next  uint32
 	limit uint32
+	head  uint32 // size of a head
 }
 
 // span is a run of blocks.
@@ -47,8 +48,8 @@ func (c *cursor) takeWhole(n uint32) (s, gap span, err error) {
 // settle steps over a backup head and returns how many blocks follow until the next one.
 func (c *cursor) settle() uint32 {
 	g := c.next / blocksPerGroup
-	if at := c.next % blocksPerGroup; at < headBlocks && isBackup(g) {
-		c.next = g*blocksPerGroup + headBlocks
+	if at := c.next % blocksPerGroup; at < c.head && isBackup(g) {
+		c.next = g*blocksPerGroup + c.head
 	}
 	end := g + 1
 	for end < maxGroups && !isBackup(end) {

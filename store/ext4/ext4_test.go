@@ -99,18 +99,21 @@ func TestEmptyImageIsClean(t *testing.T) {
 }
 
 func TestSizes(t *testing.T) {
-	for _, size := range []int64{
-		16 << 20, 100<<20 + 5000, 128 << 20, 129 << 20, 130 << 20, 256 << 20, 1 << 30,
-		8<<30 + 4096, 9 << 30, 100 << 30, 2 << 40,
+	for _, c := range []struct{ size, most int64 }{
+		{16 << 20, 0}, {100<<20 + 5000, 0}, {128 << 20, 0}, {129 << 20, 0}, {130 << 20, 0}, {256 << 20, 0}, {1 << 30, 0},
+		{8<<30 + 4096, 0}, {9 << 30, 0}, {100 << 30, 0}, {2 << 40, 0},
+		{16 << 20, 1}, {129 << 20, 1}, {8 << 30, 8 << 30}, {8<<30 + 4096, 1 << 30}, {10 << 30, 80 << 30},
+		{100 << 30, 100<<30 + 1}, {2 << 40, 1}, {1 << 30, 1 << 50},
 	} {
-		t.Run(fmt.Sprint(size), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%d of %d", c.size, c.most), func(t *testing.T) {
+			size := c.size
 			if size > 1<<40 && testing.Short() {
 				t.Skip("e2fsck of 2 TiB takes seconds")
 			}
-			w, f := newImage(t, Options{SizeBytes: size})
+			w, f := newImage(t, Options{SizeBytes: size, MaxBytes: c.most})
 			put(t, w, "a/b/c", noise(1, 3<<20+17))
 			s := finish(t, w, f)
-			if s.SizeBytes > size || s.SizeBytes < size-(headBlocks+minTailBlocks+1)*blockSize {
+			if s.SizeBytes > size || s.SizeBytes < size-(1+maxDescBlocks+minTailBlocks+1)*blockSize {
 				t.Errorf("file system of %d bytes, want %d", s.SizeBytes, size)
 			}
 		})

@@ -9,16 +9,26 @@ type geometry struct {
 	inodesInGroup uint32
 	tableBlocks   uint32 // of one group's inode table
 	journalBlocks uint32
+	descBlocks    uint32 // of a descriptor area, in use and reserved
+}
+
+// descArea is the size of the descriptor area, in blocks, that opts ask for.
+func descArea(opts Options) uint32 {
+	if opts.MaxBytes == 0 || opts.SizeBytes == 0 {
+		return maxDescBlocks
+	}
+	const each = descsPerBlock * blocksPerGroup * blockSize
+	return uint32(min(ceilDiv(uint64(max(opts.MaxBytes, opts.SizeBytes)), each), maxDescBlocks))
 }
 
 // usableBlocks leaves out a last group that is too small to be of use.
-func usableBlocks(blocks int64) int64 {
+func usableBlocks(blocks int64, head uint32) int64 {
 	rest := blocks % blocksPerGroup
-	head := int64(0)
+	least := int64(minTailBlocks)
 	if g := blocks / blocksPerGroup; g < maxGroups && isBackup(uint32(g)) {
-		head = headBlocks
+		least += int64(head)
 	}
-	if blocks > blocksPerGroup && rest < head+minTailBlocks {
+	if blocks > blocksPerGroup && rest < least {
 		return blocks - rest
 	}
 	return blocks
@@ -26,8 +36,8 @@ func usableBlocks(blocks int64) int64 {
 
 // shape is the geometry of a file system of this size that holds the given number of inodes
 // and leaves some.
-func shape(blocks, inodes uint32) (geometry, error) {
-	g := geometry{blocks: blocks, groups: uint32(ceilDiv(uint64(blocks), blocksPerGroup))}
+func shape(blocks, inodes, descBlocks uint32) (geometry, error) {
+	g := geometry{blocks: blocks, groups: uint32(ceilDiv(uint64(blocks), blocksPerGroup)), descBlocks: descBlocks}
 	// One inode for 16 KiB as mke2fs has it, one for 8 KiB below 512 MiB, but always a
 	// quarter more than are in use.
 	ratio := uint32(4)
@@ -45,7 +55,7 @@ func shape(blocks, inodes uint32) (geometry, error) {
 	// whole descriptor area in one transaction, which may have a quarter of the journal.
 	switch {
 	case blocks < 128<<20/blockSize:
-		g.journalBlocks = 8 * descBlocks
+		g.journalBlocks = 8 * maxDescBlocks
 	case blocks < 1<<30/blockSize:
 		g.journalBlocks = 4096
 	default:
@@ -114,8 +124,9 @@ func (p *places) bitmap(i uint32) uint32 {
 // fit chooses the geometry for the given size, or the smallest that leaves freeBytes, and
 // places the metadata behind c.
 func fit(c *cursor, opts Options, inodes uint32) (geometry, places, error) {
+	area := descArea(opts)
 	if opts.SizeBytes != 0 {
-		g, err := shape(c.limit, inodes)
+		g, err := shape(c.limit, inodes, area)
 		if err != nil {
 			return g, places{}, err
 		}
@@ -126,7 +137,7 @@ func fit(c *cursor, opts Options, inodes uint32) (geometry, places, error) {
 	groups := uint64(c.next)/blocksPerGroup + 1
 	for groups <= maxGroups {
 		try := *c
-		g, err := shape(uint32(groups*blocksPerGroup), inodes)
+		g, err := shape(uint32(groups*blocksPerGroup), inodes, area)
 		if err != nil {
 			groups++
 			continue
@@ -138,7 +149,7 @@ func fit(c *cursor, opts Options, inodes uint32) (geometry, places, error) {
 		need := uint64(try.next) + free
 		for b := try.next/blocksPerGroup + 1; b < uint32(groups); b++ {
 			if isBackup(b) {
-				need += headBlocks
+				need += uint64(c.head)
 			}
 		}
 		if need <= groups*blocksPerGroup {

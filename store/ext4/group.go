@@ -106,7 +106,7 @@ func (u *blockUse) group(nr uint32, m *bitmap) (touched bool) {
 		}
 	}
 	if isBackup(nr) {
-		m.set(0, headBlocks)
+		m.set(0, u.head())
 	}
 	m.set(stop-start, blocksPerGroup) // beyond the end
 	return touched

@@ -28,15 +28,17 @@ func TestGrowsInGuest(t *testing.T) {
 	ramdisk := assets.Initrd(t, kernel, "./testdata/growinit", []string{
 		"drivers/virtio/virtio_ring", "drivers/virtio/virtio", "drivers/virtio/virtio_mmio", "drivers/block/virtio_blk",
 	})
-	for _, c := range []struct{ from, to int64 }{
-		{16 << 20, 200 << 20},
-		{0, 20 << 30},                   // 16 descriptor blocks more
-		{5<<30 + 777*4096, 300<<30 + 1}, // with a last group that is not full
+	for _, c := range []struct{ from, max, to int64 }{
+		{16 << 20, 0, 200 << 20},
+		{0, 0, 20 << 30},                   // 16 descriptor blocks more
+		{5<<30 + 777*4096, 0, 300<<30 + 1}, // with a last group that is not full
+		{1 << 30, 20 << 30, 20 << 30},      // as far as was asked for
+		{1 << 30, 1, 20 << 30},             // and further, with another layout
 	} {
-		t.Run(fmt.Sprintf("%d to %d", c.from, c.to), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%d of %d to %d", c.from, c.max, c.to), func(t *testing.T) {
 			disk := filepath.Join(t.TempDir(), "disk")
 			content := bytes.Repeat([]byte("banger"), 100000)
-			size := writeOneFile(t, disk, ext4.Options{SizeBytes: c.from}, content)
+			size := writeOneFile(t, disk, ext4.Options{SizeBytes: c.from, MaxBytes: c.max}, content)
 			if err := os.Truncate(disk, c.to/4096*4096); err != nil {
 				t.Fatal(err)
 			}

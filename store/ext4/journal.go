@@ -41,8 +41,8 @@ func (w *Writer) writeResize(g geometry, double uint32) (r rawInode, err error) 
 	copies := backups(g.groups)
 	var top [blockSize]byte
 	first := g.descUsed()
-	area := make([]byte, (descBlocks-first)*blockSize) // the most of what an empty file system has
-	for i := first; i < descBlocks; i++ {
+	area := make([]byte, (g.descBlocks-first)*blockSize) // the most of what an empty file system has
+	for i := first; i < g.descBlocks; i++ {
 		at := 1 + i
 		le.PutUint32(top[4*(i%wordsPerBlock):], at)
 		b := area[(i-first)*blockSize:]
@@ -56,7 +56,7 @@ func (w *Writer) writeResize(g geometry, double uint32) (r rawInode, err error) 
 	if err := w.out.write(double, top[:]); err != nil {
 		return r, err
 	}
-	reserved := uint64(descBlocks - first)
+	reserved := uint64(g.descBlocks - first)
 	r = rawInode{
 		mode:    modeRegular | 0o600,
 		links:   1,

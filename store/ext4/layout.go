@@ -14,12 +14,11 @@ const (
 	inodesPerBlock = blockSize / inodeSize
 	maxInodeGroup  = 8 * blockSize // inodes per group that one bitmap block can describe
 
-	// descBlocks is the size of the descriptor area, used and reserved, in each group that has one.
-	// It lets the kernel grow an image to 2 TiB before it must change the layout.
-	descBlocks = 256
-	headBlocks = 1 + descBlocks
-	maxGroups  = descBlocks * descsPerBlock
-	maxBlocks  = maxGroups * blocksPerGroup
+	// maxDescBlocks is the largest descriptor area. It lets the kernel grow a file system to
+	// 2 TiB before it must change the layout.
+	maxDescBlocks = 256
+	maxGroups     = maxDescBlocks * descsPerBlock
+	maxBlocks     = maxGroups * blocksPerGroup
 
 	// minTailBlocks is the smallest last group, after its head. mke2fs has the same rule.
 	minTailBlocks = 64

@@ -59,7 +59,7 @@ func (s *super) encode(b []byte) {
 	le.PutUint32(b[0x64:], roSparseSuper|roLargeFile|roHugeFile|roDirNlink|roExtraIsize|roMetadataCsum)
 	copy(b[0x68:0x78], s.uuid[:])
 	copy(b[0x78:0x88], s.label)
-	le.PutUint16(b[0xce:], uint16(descBlocks-s.descUsed()))
+	le.PutUint16(b[0xce:], uint16(s.descBlocks-s.descUsed()))
 	le.PutUint32(b[0xe0:], inoJournal)
 	for i, word := range hashSeed {
 		le.PutUint32(b[0xec+4*i:], word)
@@ -80,6 +80,10 @@ func (s *super) encode(b []byte) {
 	le.PutUint32(b[0x270:], checksumSeed)
 	le.PutUint32(b[superSize-4:], checksum(^uint32(0), b[:superSize-4]))
 }
+
+// head is the number of blocks of a superblock and the descriptors behind it, in each group
+// that has them.
+func (g *geometry) head() uint32 { return 1 + g.descBlocks }
 
 // descUsed is the number of blocks of descriptors in use.
 func (g *geometry) descUsed() uint32 {

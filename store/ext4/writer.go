@@ -16,6 +16,10 @@ type Options struct {
 	SizeBytes int64
 	// FreeBytes is how much is at least free when SizeBytes is zero.
 	FreeBytes int64
+	// MaxBytes is the size to which the kernel can grow the file system online without a
+	// change of its layout. It matters only beside SizeBytes, and at least that is taken.
+	// Zero means 2 TiB, which takes 1 MiB of the file.
+	MaxBytes int64
 	// Label is the volume label, at most 16 bytes.
 	Label string
 	// UUID of the file system. Zero means one that follows from the inodes.
@@ -77,10 +81,11 @@ func NewWriter(f *os.File, opts Options) (*Writer, error) {
 	if len(opts.Label) > 16 {
 		return nil, fmt.Errorf("label %q: %w", opts.Label, ErrTooBig)
 	}
+	head := 1 + descArea(opts)
 	limit := int64(maxBlocks)
 	if opts.SizeBytes != 0 {
-		limit = int64(usableBlocks(opts.SizeBytes / blockSize))
-		if opts.SizeBytes < 0 || limit <= headBlocks {
+		limit = usableBlocks(opts.SizeBytes/blockSize, head)
+		if opts.SizeBytes < 0 || limit <= int64(head) {
 			return nil, fmt.Errorf("size %d: %w", opts.SizeBytes, ErrNoSpace)
 		}
 		if opts.SizeBytes/blockSize > maxBlocks {
@@ -91,7 +96,7 @@ func NewWriter(f *os.File, opts Options) (*Writer, error) {
 		opts:  opts,
 		file:  f,
 		out:   newOutput(f),
-		alloc: cursor{next: headBlocks, limit: uint32(limit)},
+		alloc: cursor{next: head, limit: uint32(limit), head: head},
 		times: map[uint32][2]stamp{},
 		maps:  map[uint32][60]byte{},
 
