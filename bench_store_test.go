@@ -176,7 +176,10 @@ func benchDisk(b *testing.B, t *table) {
 			return func() time.Duration {
 				defer os.Remove(out)
 				return timed(b, func() error {
-					return disk.Create(b.Context(), disk.Spec{Backend: c.backend, Origin: origin}, out)
+					if err := disk.Create(b.Context(), disk.Spec{Backend: c.backend, Origin: origin}, out); err != nil {
+						return err
+					}
+					return disk.Sync(out)
 				})
 			}
 		}
