@@ -19,11 +19,11 @@ const apiName = "api.sock"
 const vsockName = "v.sock"
 
 // awaitAPI waits until the VMM listens on its API socket, proves that it is the VM's
-// who does, and gives the socket to the owner. It looks again after short sleeps: there
-// is no event for listen(2), and to close an inotify descriptor, which would tell of
-// bind(2), takes the kernel up to 20 ms.
+// who does, and gives the socket to the owner. It looks again after sleeps that are a
+// quarter of the time that it waits already: there is no event for listen(2), and to
+// close an inotify descriptor, which would tell of bind(2), takes the kernel up to 20 ms.
 func (p *Process) awaitAPI(ctx context.Context, s *Spec) error {
-	for pause := 100 * time.Microsecond; ; pause = min(2*pause, time.Millisecond) {
+	for pause := 100 * time.Microsecond; ; pause = min(pause+pause/4, time.Millisecond) {
 		sock, err := p.listening()
 		if err == nil {
 			defer sock.Close()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"banger/fc/jail"
@@ -28,19 +29,16 @@ func (m *machines) clear(ctx context.Context, r *reservation) error {
 	if !r.used {
 		return nil
 	}
-	if p := r.process.Load(); p != nil {
-		if err := end(ctx, p); err != nil {
-			return err
-		}
-		r.process.Store(nil)
+	// The tap goes beside the VMM: what is on its way through it nobody waits for.
+	var tapErr error
+	var beside sync.WaitGroup
+	beside.Go(func() { tapErr = m.net.RemoveTap(ctx, r.rec.Slot) })
+	err := m.endAll(ctx, r)
+	beside.Wait()
+	if err != nil {
+		return errors.Join(err, tapErr)
 	}
-	if err := m.evict(ctx, r); err != nil {
-		return err
-	}
-	if err := r.awaitSnapshot(ctx); err != nil {
-		return err
-	}
-	err := m.net.RemoveTap(ctx, r.rec.Slot)
+	err = tapErr
 	if m.forget != nil {
 		// A limit that stays bounds nobody, and is set anew at the next start.
 		if ferr := m.forget(ctx, r.rec.ID); ferr != nil {
@@ -53,6 +51,20 @@ func (m *machines) clear(ctx context.Context, r *reservation) error {
 	}
 	r.used = err != nil
 	return err
+}
+
+// endAll ends every VMM of r and removes their jails, and returns when the disks are free.
+func (m *machines) endAll(ctx context.Context, r *reservation) error {
+	if p := r.process.Load(); p != nil {
+		if err := end(ctx, p); err != nil {
+			return err
+		}
+		r.process.Store(nil)
+	}
+	if err := m.evict(ctx, r); err != nil {
+		return err
+	}
+	return r.awaitSnapshot(ctx)
 }
 
 // end kills a VMM, waits until it is gone, and removes its jail.
