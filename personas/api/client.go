@@ -23,28 +23,13 @@ const maxAnswer = 16 << 20
 // It is safe for concurrent use and needs no closing.
 type Client struct {
 	path string
-	http *http.Client
 	id   string
 }
 
 // New returns a client of the daemon that listens at path. Requests carry
 // requestID, which may be empty. New does not connect.
 func New(path, requestID string) *Client {
-	c := &Client{path: path, id: requestID}
-	c.http = &http.Client{Transport: &http.Transport{
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
-		DisableKeepAlives: true,
-	}}
-	return c
-}
-
-func (c *Client) dial(ctx context.Context) (net.Conn, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", c.path)
-	if err != nil {
-		return nil, fmt.Errorf("connect to bangerd: %w", err)
-	}
-	return conn, nil
+	return &Client{path: path, id: requestID}
 }
 
 // Version asks who answers. It is also the way to see that the daemon is up.
@@ -112,12 +97,12 @@ func (c *Client) DeleteVM(ctx context.Context, name string, force bool, progress
 // Logs copies the serial console's output so far to w, and goes on until ctx
 // ends or the VM stops where follow is set.
 func (c *Client) Logs(ctx context.Context, name string, follow bool, w io.Writer) error {
-	res, err := c.do(ctx, "GET", fmt.Sprintf("%s/logs?follow=%t", vmPath(name), follow), nil)
+	in, err := c.do(ctx, "GET", fmt.Sprintf("%s/logs?follow=%t", vmPath(name), follow), nil)
 	if err != nil {
 		return err
 	}
-	defer res.Body.Close()
-	if _, err := io.Copy(w, res.Body); err != nil {
+	defer in.Close()
+	if _, err := io.Copy(w, in); err != nil {
 		return fmt.Errorf("read logs: %w", err)
 	}
 	return nil
@@ -228,23 +213,92 @@ func (c *Client) request(ctx context.Context, method, path string, body any) (*h
 	return req, nil
 }
 
-// do sends a request and turns every answer that is not a success into an
-// error. The caller closes the body.
-func (c *Client) do(ctx context.Context, method, path string, body any) (*http.Response, error) {
+// do sends a request and returns the body of the answer, which the caller closes. An
+// answer that is not a success is an error.
+func (c *Client) do(ctx context.Context, method, path string, body any) (io.ReadCloser, error) {
 	req, err := c.request(ctx, method, path, body)
 	if err != nil {
 		return nil, err
 	}
-	res, err := c.http.Do(req)
+	req.Close = true // a connection for each request, as for each command of the CLI
+	conn, err := c.send(req)
 	if err != nil {
 		return nil, err
 	}
+	res, err := http.ReadResponse(bufio.NewReader(conn), req)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("read answer: %w", err)
+	}
 	if res.StatusCode/100 != 2 {
-		defer res.Body.Close()
+		defer conn.Close()
 		return nil, decodeError(res)
 	}
-	return res, nil
+	return answer{res.Body, conn}, nil
 }
+
+// send connects and sends a request, whose context bounds all that is done with the
+// connection.
+func (c *Client) send(req *http.Request) (*bound, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(req.Context(), "unix", c.path)
+	if err != nil {
+		return nil, fmt.Errorf("connect to bangerd: %w", err)
+	}
+	b := &bound{UnixConn: conn.(*net.UnixConn), ctx: req.Context()}
+	b.stop = context.AfterFunc(b.ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	if err := req.Write(b); err != nil {
+		b.Close()
+		return nil, fmt.Errorf("send request: %w", err)
+	}
+	return b, nil
+}
+
+// bound is a connection that a context bounds; its errors are then the context's cause.
+type bound struct {
+	*net.UnixConn
+	ctx  context.Context
+	stop func() bool
+}
+
+func (b *bound) Read(p []byte) (int, error) {
+	n, err := b.UnixConn.Read(p)
+	return n, b.explain(err)
+}
+
+func (b *bound) Write(p []byte) (int, error) {
+	n, err := b.UnixConn.Write(p)
+	return n, b.explain(err)
+}
+
+func (b *bound) explain(err error) error {
+	if err != nil && err != io.EOF && b.ctx.Err() != nil {
+		return context.Cause(b.ctx)
+	}
+	return err
+}
+
+// release unbinds the connection, which then is the caller's alone.
+func (b *bound) release() (*net.UnixConn, error) {
+	if !b.stop() {
+		b.UnixConn.Close()
+		return nil, context.Cause(b.ctx)
+	}
+	return b.UnixConn, nil
+}
+
+func (b *bound) Close() error {
+	b.stop()
+	return b.UnixConn.Close()
+}
+
+// answer is the body of a response, with the connection that it comes from.
+type answer struct {
+	io.Reader
+	conn *bound
+}
+
+func (a answer) Close() error { return a.conn.Close() }
 
 func decodeError(res *http.Response) error {
 	e := &Error{}
@@ -256,27 +310,27 @@ func decodeError(res *http.Response) error {
 }
 
 func (c *Client) call(ctx context.Context, method, path string, body, out any) error {
-	res, err := c.do(ctx, method, path, body)
+	in, err := c.do(ctx, method, path, body)
 	if err != nil {
 		return err
 	}
-	defer res.Body.Close()
+	defer in.Close()
 	if out == nil {
 		return nil
 	}
-	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(out); err != nil {
+	if err := json.NewDecoder(io.LimitReader(in, maxAnswer)).Decode(out); err != nil {
 		return fmt.Errorf("read answer: %w", err)
 	}
 	return nil
 }
 
 func (c *Client) stream(ctx context.Context, method, path string, body any, progress func(Event), out any) error {
-	res, err := c.do(ctx, method, path, body)
+	in, err := c.do(ctx, method, path, body)
 	if err != nil {
 		return err
 	}
-	defer res.Body.Close()
-	return readEvents(res.Body, progress, out)
+	defer in.Close()
+	return readEvents(in, progress, out)
 }
 
 // readEvents reads events until the one that ends the stream.
@@ -334,27 +388,20 @@ func (c *Client) upgrade(ctx context.Context, path string, body any) (*net.UnixC
 	}
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", Upgrade)
-	conn, err := c.dial(ctx)
+	conn, err := c.send(req)
 	if err != nil {
 		return nil, err
 	}
-	uc := conn.(*net.UnixConn)
-	stop := context.AfterFunc(ctx, func() { uc.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	if err := req.Write(uc); err != nil {
-		uc.Close()
-		return nil, fmt.Errorf("send request: %w", cmp.Or(ctx.Err(), err))
-	}
-	res, err := http.ReadResponse(bufio.NewReaderSize(oneByte{uc}, 16), req)
+	res, err := http.ReadResponse(bufio.NewReaderSize(oneByte{conn}, 16), req)
 	if err != nil {
-		uc.Close()
-		return nil, fmt.Errorf("read answer: %w", cmp.Or(ctx.Err(), err))
+		conn.Close()
+		return nil, fmt.Errorf("read answer: %w", err)
 	}
 	if res.StatusCode != http.StatusSwitchingProtocols {
-		defer uc.Close()
+		defer conn.Close()
 		return nil, decodeError(res)
 	}
-	return uc, nil
+	return conn.release()
 }
 
 // oneByte keeps a buffered reader from reading past the end of the headers: a
