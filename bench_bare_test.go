@@ -219,7 +219,7 @@ func (q *bare) makeDisk(b *testing.B, path string) *os.File {
 		b.Fatal(err)
 	}
 	defer origin.Close()
-	if err := disk.Create(b.Context(), disk.Spec{Backend: disk.Backend(q.backend), Origin: origin}, path); err != nil {
+	if err := disk.Create(b.Context(), disk.Spec{Backend: disk.Backend(q.backend), Origin: origin, Volatile: true}, path); err != nil {
 		b.Fatal(err)
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)

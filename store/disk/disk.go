@@ -64,12 +64,23 @@ type Spec struct {
 	SizeBytes int64
 	// ReserveBytes is what must remain free in the file system.
 	ReserveBytes int64
+	// Volatile tells that the disk need not survive a power cut from the start, which
+	// saves waiting for the host's disk.
+	Volatile bool
 }
 
 // Create makes the disk at dst, which must not exist. It is there as a whole or not
-// at all; nothing else is left behind. It survives a power cut only after Sync.
+// at all; nothing else is left behind. That its name survives a power cut takes a sync
+// of the folder, which the caller owes.
 func Create(ctx context.Context, s Spec, dst string) (err error) {
-	defer func() { err = explain(err, "create", dst) }()
+	defer func() {
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			err = fmt.Errorf("%w: %w", ErrNoSpace, err)
+		}
+		if err != nil {
+			err = fmt.Errorf("create disk %q: %w", dst, err)
+		}
+	}()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -89,31 +100,13 @@ func Create(ctx context.Context, s Spec, dst string) (err error) {
 	if err := s.fill(ctx, f); err != nil {
 		return err
 	}
+	if !s.Volatile {
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
 	// A link, not a rename: it never replaces what is there.
 	return os.Link(f.Name(), dst)
-}
-
-// Sync returns when the content of the disk at path survives a power cut. So that its
-// name does takes a sync of the folder, which the caller owes.
-func Sync(path string) (err error) {
-	defer func() { err = explain(err, "sync", path) }()
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
-}
-
-// explain says what went wrong with the disk at path, if anything did.
-func explain(err error, what, path string) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		err = fmt.Errorf("%w: %w", ErrNoSpace, err)
-	}
-	if err != nil {
-		err = fmt.Errorf("%s disk %q: %w", what, path, err)
-	}
-	return err
 }
 
 // size returns the size that the disk is to have.

@@ -77,13 +77,10 @@ func (s *Set) Create(ctx context.Context, rec Record, progress func(api.Event)) 
 	defer done()
 
 	err = s.make(ctx, v, progress)
-	if err == nil {
-		s.syncDisk(v)
-	}
 	if err == nil && rec.Spec.Start {
 		err = s.startLocked(ctx, v, progress)
 	} else if err == nil {
-		err = s.update(v, s.save(v), moveTo(api.Stopped, ""))
+		err = s.update(v, s.Records.Save, moveTo(api.Stopped, ""))
 	}
 	if err == nil {
 		err = context.Cause(ctx) // nobody waits for it any more, or somebody deletes it
@@ -165,18 +162,13 @@ func (s *Set) makeDisk(ctx context.Context, v *VM, r *Record) error {
 	defer origin.Close()
 	spec := storedisk.Spec{
 		Backend: storedisk.Backend(r.Backend), Origin: origin, SizeBytes: r.Spec.DiskBytes,
-		ReserveBytes: reserveBytes,
+		ReserveBytes: reserveBytes, Volatile: r.Spec.AutoRemove,
 	}
 	err = storedisk.Create(ctx, spec, s.ownDisk(r))
 	if errors.Is(err, storedisk.ErrNoSpace) {
 		s.awaitClearing()
 		err = storedisk.Create(ctx, spec, s.ownDisk(r))
 	}
-	return s.noSpace(r, err)
-}
-
-// noSpace says what to do about err, if that is a want of room for the disk.
-func (s *Set) noSpace(r *Record, err error) error {
 	if errors.Is(err, storedisk.ErrNoSpace) {
 		hint := "free space in " + filepath.Dir(s.Records.Path(r.ID))
 		if r.Backend == api.BackendSnapshot {
@@ -185,31 +177,6 @@ func (s *Set) noSpace(r *Record, err error) error {
 		return &api.Error{Code: api.CodeNoSpace, Message: err.Error(), HintText: hint}
 	}
 	return err
-}
-
-// syncDisk begins to make the disk of v durable, which goes on while the VM starts; save
-// waits for it. What goes with its VM, or with the host, need not be.
-func (s *Set) syncDisk(v *VM) {
-	rec := v.record()
-	if rec.Spec.AutoRemove {
-		return
-	}
-	done := make(chan error, 1)
-	v.synced = done
-	go func() { done <- s.noSpace(&rec, storedisk.Sync(s.ownDisk(&rec))) }()
-}
-
-// save returns a function that writes the record of v durably, once its disk is.
-func (s *Set) save(v *VM) func(string, Record) error {
-	return func(id string, rec Record) error {
-		if v.synced != nil {
-			if err := <-v.synced; err != nil {
-				return err
-			}
-			v.synced = nil
-		}
-		return s.Records.Save(id, rec)
-	}
 }
 
 // remove takes v down to nothing. The caller holds the token. It does as much

@@ -73,10 +73,6 @@ func testPowerCut(t *testing.T, kind string) {
 			t.Errorf("then it is %+v", got)
 		}
 	}
-	started := l.create(t, l.spec("db"))
-	if got, disk = after(started.ID); got.State != api.Running || !bytes.Equal(disk, content) {
-		t.Errorf("created and started, and then it is %q, with a disk of %d bytes", got.State, len(disk))
-	}
 	must(t, l.Delete(t.Context(), "web", true))
 	if got, _ := after(v.ID); got.ID != "" {
 		t.Errorf("deleted, and then it is %q", got.State)

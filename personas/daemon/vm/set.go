@@ -90,10 +90,6 @@ type VM struct {
 	// may change the record and the machine.
 	busy chan struct{}
 
-	// synced tells once when the disk of a VM that is being made is durable; nil if
-	// nobody has to wait for that. It belongs to who has the token.
-	synced <-chan error
-
 	// mu guards the fields that follow, for those who only read.
 	mu      sync.Mutex
 	rec     Record

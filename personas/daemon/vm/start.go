@@ -35,7 +35,7 @@ func (s *Set) startLocked(ctx context.Context, v *VM, progress func(api.Event)) 
 	if err == nil {
 		write := s.Records.Note
 		if v.record().StartedAt.IsZero() {
-			write = s.save(v)
+			write = s.Records.Save
 		}
 		err = s.update(v, write, func(r *Record) error {
 			r.StartedAt = time.Now().UTC()
