@@ -65,8 +65,11 @@ func wholeLife(ctx context.Context, c *api.Client) error {
 
 // briefLife is what `vm run -d` and `vm delete --force` ask for.
 func briefLife(ctx context.Context, c *api.Client) error {
-	vm, err := c.CreateVM(ctx, api.VMSpec{Start: true}, nil)
+	vm, err := c.CreateVM(ctx, api.VMSpec{}, nil)
 	if err != nil {
+		return err
+	}
+	if _, err := c.StartVM(ctx, vm.ID, nil); err != nil {
 		return err
 	}
 	return c.DeleteVM(ctx, vm.ID, true, nil)

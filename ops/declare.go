@@ -159,6 +159,17 @@ type VMStartReply struct {
 	MTU int    `json:"mtu"` // of the tap, in bytes; zero where there is none
 }
 
+// VMSeal takes the directory with the VMM's sockets from the VMM, which has made them
+// when it is configured, and before anything of the image runs in the guest: a VMM that
+// the guest has taken over can make nothing there, in what all VMs share. A VM that is
+// sealed already stays so.
+var VMSeal = &Op[HandleArgs, None]{Decl{
+	Name:   "VMSeal",
+	Needs:  "CAP_CHOWN, CAP_FOWNER",
+	Attack: "leave it out, so that his own guests can keep each other from starting",
+	Shown:  []string{"fc/jail TestSeal", "personas/helper TestSeal"},
+}}
+
 // VMReconnect gives the descriptors of VMStart for a VM that runs, to a daemon
 // that lost them.
 var VMReconnect = &Op[HandleArgs, VMStartReply]{Decl{

@@ -136,7 +136,7 @@ func (e *Error) Is(target error) bool {
 func All() []Declared {
 	return []Declared{
 		Hello, Inventory, Reconcile,
-		VMReserve, VMStart, VMReconnect, VMStop, VMRelease,
+		VMReserve, VMStart, VMSeal, VMReconnect, VMStop, VMRelease,
 		KernelPut, Resolver,
 	}
 }

@@ -61,6 +61,7 @@ func newServer(log *logBuffer, change func(*Server)) *Server {
 	bindUnbound(s, VMStart, func(context.Context, *Call, VMStartArgs) (VMStartReply, []*os.File, error) {
 		return VMStartReply{}, nil, nil
 	})
+	bindUnbound(s, VMSeal, func(context.Context, *Call, HandleArgs) (None, []*os.File, error) { return None{}, nil, nil })
 	bindUnbound(s, VMReconnect, func(context.Context, *Call, HandleArgs) (VMStartReply, []*os.File, error) {
 		return VMStartReply{}, nil, nil
 	})

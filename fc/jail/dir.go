@@ -17,7 +17,7 @@ import (
 //
 //	PARENT/ID-RANDOM/             root, 0700: nobody else gets past here by a path
 //	PARENT/ID-RANDOM/record.json
-//	PARENT/ID-RANDOM/run/         the VM's uid, 0711: whoever holds a descriptor may search it
+//	PARENT/ID-RANDOM/run/         the VM's uid until Seal, 0711: whoever holds a descriptor may search it
 type dir struct {
 	parent *os.File
 	name   string

@@ -2,7 +2,11 @@ package jail
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -230,5 +234,62 @@ func TestNothingIsLeftOpen(t *testing.T) {
 	}
 	if n := runtime.NumGoroutine(); n > goroutines {
 		t.Errorf("%d goroutines before, %d after", goroutines, n)
+	}
+}
+
+// A VMM whose run directory is sealed can make nothing there, whatever it has become. What it
+// had made goes on, and its keeper can still make what he needs.
+func TestSeal(t *testing.T) {
+	needRoot(t)
+	p := start(t, newSpec(t, ""))
+	try := func() (made []string) {
+		t.Helper()
+		if err := json.Unmarshal(ask(t, p, "make"), &made); err != nil {
+			t.Fatal(err)
+		}
+		return made
+	}
+	if made := try(); len(made) != 6 {
+		t.Errorf("before it made only %q", made)
+	}
+	for range 2 {
+		if err := p.Seal(); err != nil {
+			t.Fatal(err)
+		}
+		if made := try(); len(made) != 0 {
+			t.Errorf("sealed, and it made %q", made)
+		}
+	}
+	q, err := Adopt(t.Context(), p.Record().Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	f, err := q.Listen(9)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.FileListener(f)
+	f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	api, err := p.DialAPI()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer api.Close()
+	fmt.Fprint(api, "dial 9")
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if word, err := io.ReadAll(conn); err != nil || string(word) != "hello" {
+		t.Errorf("the guest says %q, %v", word, err)
+	}
+	if err := errors.Join(p.Kill(), p.gone(), p.Release()); err != nil {
+		t.Error(err)
 	}
 }

@@ -98,7 +98,7 @@ func openHere(dir *os.File, name string) (fd int, err error) {
 		err = unix.EXDEV
 	}
 	if err == nil && (int(there.Uid) != os.Geteuid() || there.Mode&0o700 != 0o700) {
-		err = claim(f)
+		err = own(f, 0o700)
 	}
 	if err != nil {
 		return -1, err
@@ -106,12 +106,12 @@ func openHere(dir *os.File, name string) (fd int, err error) {
 	return unix.Open(fdPath(f), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
-// claim makes a directory ours.
-func claim(dir *os.File) error {
+// own makes a directory ours, with a mode.
+func own(dir *os.File, mode uint32) error {
 	if err := unix.Fchownat(int(dir.Fd()), "", os.Geteuid(), os.Getegid(), unix.AT_EMPTY_PATH); err != nil {
 		return err
 	}
-	return unix.Chmod(fdPath(dir), 0o700)
+	return unix.Chmod(fdPath(dir), mode)
 }
 
 // flatten removes a directory in root, after moving the directories in it to root.

@@ -244,19 +244,52 @@ func TestClientGivesUp(t *testing.T) {
 			_, err := c.ImportImage(ctx, ImportRequest{}, os.Stdin, nil)
 			return err
 		},
+		"logs": func(ctx context.Context) error { return c.Logs(ctx, "a", true, io.Discard) },
 	} {
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- call(ctx) }()
+		for _, begun := range []string{"", "HTTP/1.1 200", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 101 Switching Protocols\r\n\r\n"} {
+			if switches := strings.Contains(begun, "Switching"); switches != (name == "import") && strings.HasSuffix(begun, "\n") {
+				continue // is an answer of the other kind
+			}
+			ctx, cancel := context.WithCancelCause(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- call(ctx) }()
+			conn, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(conn, begun); err != nil {
+				t.Fatal(err)
+			}
+			enough := errors.New("enough")
+			cancel(enough)
+			if err := <-done; !errors.Is(err, enough) {
+				t.Errorf("%s, answered with %q: got %v", name, begun, err)
+			}
+			conn.Close()
+		}
+	}
+}
+
+// What is refused before it was read to its end is known to be refused, and why.
+func TestClientIsRefusedEarly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
 		conn, err := l.Accept()
 		if err != nil {
-			t.Fatal(err)
+			return
 		}
-		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
-			t.Errorf("%s: got %v", name, err)
-		}
+		io.WriteString(conn, "HTTP/1.0 400 Bad Request\r\n\r\n"+`{"code":"usage","message":"enough"}`)
 		conn.Close()
+	}()
+	_, err = New(path, "").CreateVM(t.Context(), VMSpec{Env: []string{strings.Repeat("x", 4<<20)}}, nil)
+	var refused *Error
+	if !errors.As(err, &refused) || refused.Message != "enough" {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -3,7 +3,6 @@ package api
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -113,7 +112,11 @@ func (c *Client) Logs(ctx context.Context, name string, follow bool, w io.Writer
 // returns an error once the daemon is gone, which does not delete the VM: call
 // Hold again within a minute of the daemon's next start.
 func (c *Client) Hold(ctx context.Context, name string) (net.Conn, error) {
-	return c.upgrade(ctx, vmPath(name)+"/hold", nil)
+	conn, err := c.upgrade(ctx, vmPath(name)+"/hold", nil)
+	if err != nil {
+		return nil, err
+	}
+	return conn.release()
 }
 
 // Agent returns a connection to the guest's agent. No daemon is on its way.
@@ -123,11 +126,9 @@ func (c *Client) Agent(ctx context.Context, name string) (*net.UnixConn, error) 
 		return nil, err
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	files, err := RecvFiles(conn, "agent connection")
+	files, err := RecvFiles(conn.UnixConn, "agent connection")
 	if err != nil {
-		return nil, fmt.Errorf("receive agent connection: %w", cmp.Or(ctx.Err(), err))
+		return nil, fmt.Errorf("receive agent connection: %w", conn.explain(err))
 	}
 	defer files[0].Close()
 	agent, err := net.FileConn(files[0])
@@ -221,14 +222,9 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (io.Read
 		return nil, err
 	}
 	req.Close = true // a connection for each request, as for each command of the CLI
-	conn, err := c.send(req)
+	conn, res, err := c.exchange(req)
 	if err != nil {
 		return nil, err
-	}
-	res, err := http.ReadResponse(bufio.NewReader(conn), req)
-	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("read answer: %w", err)
 	}
 	if res.StatusCode/100 != 2 {
 		defer conn.Close()
@@ -237,21 +233,34 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (io.Read
 	return answer{res.Body, conn}, nil
 }
 
-// send connects and sends a request, whose context bounds all that is done with the
-// connection.
-func (c *Client) send(req *http.Request) (*bound, error) {
+// exchange connects, sends a request and reads the head of the answer. The request's
+// context bounds all that is done with the connection.
+func (c *Client) exchange(req *http.Request) (*bound, *http.Response, error) {
 	var d net.Dialer
-	conn, err := d.DialContext(req.Context(), "unix", c.path)
+	b := &bound{ctx: req.Context()}
+	conn, err := d.DialContext(b.ctx, "unix", c.path)
 	if err != nil {
-		return nil, fmt.Errorf("connect to bangerd: %w", err)
+		return nil, nil, fmt.Errorf("connect to bangerd: %w", b.explain(err))
 	}
-	b := &bound{UnixConn: conn.(*net.UnixConn), ctx: req.Context()}
+	b.UnixConn = conn.(*net.UnixConn)
 	b.stop = context.AfterFunc(b.ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	if err := req.Write(b); err != nil {
-		b.Close()
-		return nil, fmt.Errorf("send request: %w", err)
+	in := bufio.NewReader(b)
+	if req.Header.Get("Upgrade") != "" {
+		in = bufio.NewReaderSize(oneByte{b}, 16)
 	}
-	return b, nil
+	// A request that is refused before it is read to its end is answered all the same.
+	werr := req.Write(b)
+	res, err := http.ReadResponse(in, req)
+	switch {
+	case err == nil:
+		return b, res, nil
+	case werr != nil:
+		err = fmt.Errorf("send request: %w", werr)
+	default:
+		err = fmt.Errorf("read answer: %w", err)
+	}
+	b.Close()
+	return nil, nil, err
 }
 
 // bound is a connection that a context bounds; its errors are then the context's cause.
@@ -279,7 +288,7 @@ func (b *bound) explain(err error) error {
 }
 
 // release unbinds the connection, which then is the caller's alone.
-func (b *bound) release() (*net.UnixConn, error) {
+func (b *bound) release() (net.Conn, error) {
 	if !b.stop() {
 		b.UnixConn.Close()
 		return nil, context.Cause(b.ctx)
@@ -366,42 +375,31 @@ func (c *Client) importFiles(ctx context.Context, path string, req ImportRequest
 		return err
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	if err := SendFiles(conn, files...); err != nil {
-		return fmt.Errorf("pass descriptors: %w", err)
+	if err := SendFiles(conn.UnixConn, files...); err != nil {
+		return fmt.Errorf("pass descriptors: %w", conn.explain(err))
 	}
-	err = readEvents(conn, progress, out)
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return err
+	return readEvents(conn, progress, out)
 }
 
 // upgrade sends a POST that turns the connection into a plain unix socket. The
 // 101 reply has no body and the daemon sends nothing before it is asked, so no
 // byte of the new protocol can be lost in the reader.
-func (c *Client) upgrade(ctx context.Context, path string, body any) (*net.UnixConn, error) {
+func (c *Client) upgrade(ctx context.Context, path string, body any) (*bound, error) {
 	req, err := c.request(ctx, "POST", path, body)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", Upgrade)
-	conn, err := c.send(req)
+	conn, res, err := c.exchange(req)
 	if err != nil {
 		return nil, err
-	}
-	res, err := http.ReadResponse(bufio.NewReaderSize(oneByte{conn}, 16), req)
-	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("read answer: %w", err)
 	}
 	if res.StatusCode != http.StatusSwitchingProtocols {
 		defer conn.Close()
 		return nil, decodeError(res)
 	}
-	return conn.release()
+	return conn, nil
 }
 
 // oneByte keeps a buffered reader from reading past the end of the headers: a

@@ -96,6 +96,7 @@ func serveHelper(t testing.TB, dir string) string {
 	done := func(context.Context, *ops.Call, ops.HandleArgs) (ops.None, []*os.File, error) {
 		return ops.None{}, nil, nil
 	}
+	ops.Bind(s, ops.VMSeal, done)
 	ops.Bind(s, ops.VMStop, done)
 	ops.Bind(s, ops.VMRelease, done)
 	ops.Bind(s, ops.KernelPut, func(context.Context, *ops.Call, ops.KernelPutArgs) (ops.KernelPutReply, []*os.File, error) {

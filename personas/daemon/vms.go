@@ -50,8 +50,8 @@ func (d *Daemon) createVM(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	defer unpin()
 	return stream(w, func(emit func(api.Event)) (any, error) {
+		defer unpin() // before the client knows, and asks for what a pin forbids
 		return d.vms.Create(r.Context(), rec, emit)
 	})
 }

@@ -24,7 +24,8 @@ const undoTime = 30 * time.Second
 
 // clear kills the VMM of r, whose token the caller has, and removes its jail and
 // tap. Its disks are free afterwards, and not before the process and a snapshot of
-// theirs are gone. It does as much as it can and joins what went wrong.
+// theirs are gone. It does as much as it can and joins what went wrong: a VMM that cannot
+// be ended may be left without its tap.
 func (m *machines) clear(ctx context.Context, r *reservation) error {
 	if !r.used {
 		return nil

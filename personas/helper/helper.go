@@ -266,6 +266,7 @@ func bind(s *ops.Server, m *machines, d *dns) {
 	ops.Bind(s, ops.Reconcile, m.reconcile)
 	ops.Bind(s, ops.VMReserve, m.reserve)
 	ops.Bind(s, ops.VMStart, m.start)
+	ops.Bind(s, ops.VMSeal, m.seal)
 	ops.Bind(s, ops.VMReconnect, m.reconnect)
 	ops.Bind(s, ops.VMStop, m.stop)
 	ops.Bind(s, ops.VMRelease, m.release)

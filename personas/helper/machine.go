@@ -86,16 +86,32 @@ func (m *machines) tap(r *reservation) netns.Tap {
 	return netns.Tap{Slot: r.rec.Slot, UID: uint32(m.baseUID + r.rec.Slot), VMID: r.rec.ID, Policy: policies[r.rec.Net]}
 }
 
+func (m *machines) seal(ctx context.Context, _ *ops.Call, a ops.HandleArgs) (ops.None, []*os.File, error) {
+	r, err := m.lockRunning(ctx, a.Handle)
+	if err != nil {
+		return ops.None{}, nil, err
+	}
+	defer r.release()
+	return ops.None{}, nil, r.process.Load().Seal()
+}
+
 func (m *machines) reconnect(ctx context.Context, _ *ops.Call, a ops.HandleArgs) (ops.VMStartReply, []*os.File, error) {
-	r, err := m.table.lock(ctx, a.Handle)
+	r, err := m.lockRunning(ctx, a.Handle)
 	if err != nil {
 		return ops.VMStartReply{}, nil, err
 	}
 	defer r.release()
-	if !r.runs() {
-		return ops.VMStartReply{}, nil, &ops.Error{Code: ops.Conflict, Message: "the VM does not run"}
-	}
 	return m.handOut(r)
+}
+
+// lockRunning is lock for a VM that must run.
+func (m *machines) lockRunning(ctx context.Context, handle string) (*reservation, error) {
+	r, err := m.table.lock(ctx, handle)
+	if err == nil && !r.runs() {
+		r.release()
+		return nil, &ops.Error{Code: ops.Conflict, Message: "the VM does not run"}
+	}
+	return r, err
 }
 
 func (m *machines) stop(ctx context.Context, _ *ops.Call, a ops.HandleArgs) (ops.None, []*os.File, error) {

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -81,6 +82,34 @@ func TestLifeOfMachine(t *testing.T) {
 	}
 	_, _, err = l.start(t.Context(), &ops.Call{ID: "start-4", Files: []*os.File{disk}}, l.args(t, r, "ok"))
 	wantCode(t, err, ops.NotFound)
+}
+
+// TestSeal: only a VM that runs is sealed, again is nothing, and to stop it removes all.
+func TestSeal(t *testing.T) {
+	l := newLab(t)
+	r := l.reserved(t, "reserve-1")
+	seal := func() error {
+		_, _, err := l.seal(t.Context(), nil, l.handle(r))
+		return err
+	}
+	wantCode(t, seal(), ops.Conflict)
+	_, err := l.run(t, r, "start-1", "ok", l.disk(t))
+	must(t, err)
+	for range 2 {
+		must(t, seal())
+	}
+	info, err := os.Stat(filepath.Join(r.process.Load().Record().Dir, "run"))
+	must(t, err)
+	if uid := info.Sys().(*syscall.Stat_t).Uid; uid != 0 || info.Mode().Perm() != 0o711 {
+		t.Errorf("it belongs to uid %d with mode %04o", uid, info.Mode().Perm())
+	}
+	_, _, err = l.stop(t.Context(), nil, l.handle(r))
+	must(t, err)
+	l.wantNothing(t)
+	wantCode(t, seal(), ops.Conflict)
+	_, _, err = l.release(t.Context(), nil, l.handle(r))
+	must(t, err)
+	wantCode(t, seal(), ops.NotFound)
 }
 
 // A start begins with the reservation, and a VM that is never started leaves

@@ -167,6 +167,7 @@ func format(f *os.File, sizeBytes int64) error {
 	var id [16]byte
 	rand.Read(id[:]) // never fails
 	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
+	// Some room to grow, which costs next to nothing; nobody makes an overlay larger today.
 	w, err := ext4.NewWriter(f, ext4.Options{SizeBytes: sizeBytes, MaxBytes: 8 * sizeBytes, Label: "overlay", UUID: id})
 	if err == nil {
 		_, err = w.Finish()

@@ -41,7 +41,7 @@ func (w *Writer) writeResize(g geometry, double uint32) (r rawInode, err error) 
 	copies := backups(g.groups)
 	var top [blockSize]byte
 	first := g.descUsed()
-	area := make([]byte, (g.descBlocks-first)*blockSize) // the most of what an empty file system has
+	area := make([]byte, (g.descBlocks-first)*blockSize)
 	for i := first; i < g.descBlocks; i++ {
 		at := 1 + i
 		le.PutUint32(top[4*(i%wordsPerBlock):], at)

@@ -88,7 +88,7 @@ const mostTries = 10
 
 // hasLeft reports whether err is of a daemon that is not there, or not any more.
 func hasLeft(err error) bool {
-	for _, sign := range []error{unix.ENOENT, unix.ECONNREFUSED, unix.ECONNRESET, unix.EPIPE, io.EOF} {
+	for _, sign := range []error{unix.ENOENT, unix.ECONNREFUSED, unix.ECONNRESET, unix.EPIPE, io.EOF, io.ErrUnexpectedEOF} {
 		if errors.Is(err, sign) {
 			return true
 		}

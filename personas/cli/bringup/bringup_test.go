@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/personas"
+	"banger/personas/api"
 )
 
 // who is what a fake daemon tells of itself to everybody who connects.
@@ -326,6 +327,31 @@ func TestCallsWhileDaemonsLeave(t *testing.T) {
 				t.Fatalf("%s is still there", path)
 			}
 			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+// A daemon that ends with a request in its hands has left, in the words of its client too.
+func TestNoAnswerIsFromADaemonThatHasLeft(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for read, part := range map[string]int{"nothing": 0, "a part": 8, "all": 1 << 16} {
+		go func() {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if part > 0 {
+				conn.Read(make([]byte, part))
+			}
+			conn.Close()
+		}()
+		if _, err := api.New(path, "").Version(t.Context()); !hasLeft(err) {
+			t.Errorf("read %s, and it is said to be there still: %v", read, err)
 		}
 	}
 }

@@ -64,6 +64,7 @@ type guest struct {
 	cancel context.CancelFunc
 	hello  *os.File
 	serial *os.File
+	sealed bool
 }
 
 // newHost starts a helper and returns it with its socket's path.
@@ -108,6 +109,7 @@ func (h *host) bind(s *ops.Server) {
 	ops.Bind(s, ops.Reconcile, h.reconcile)
 	ops.Bind(s, ops.VMReserve, h.reserve)
 	ops.Bind(s, ops.VMStart, h.start)
+	ops.Bind(s, ops.VMSeal, h.seal)
 	ops.Bind(s, ops.VMReconnect, h.reconnect)
 	ops.Bind(s, ops.VMStop, h.stop)
 	ops.Bind(s, ops.VMRelease, h.release)
@@ -213,6 +215,23 @@ func (h *host) start(_ context.Context, call *ops.Call, a ops.VMStartArgs) (ops.
 	return h.handOut(g)
 }
 
+func (h *host) seal(_ context.Context, _ *ops.Call, a ops.HandleArgs) (ops.None, []*os.File, error) {
+	if err := h.step("VMSeal"); err != nil {
+		return ops.None{}, nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	g, err := h.find(a.Handle)
+	if err != nil {
+		return ops.None{}, nil, err
+	}
+	if !g.alive() {
+		return ops.None{}, nil, &ops.Error{Code: ops.Conflict, Message: "the VM does not run"}
+	}
+	g.sealed = true
+	return ops.None{}, nil, nil
+}
+
 func (h *host) reconnect(_ context.Context, _ *ops.Call, a ops.HandleArgs) (ops.VMStartReply, []*os.File, error) {
 	if err := h.step("VMReconnect"); err != nil {
 		return ops.VMStartReply{}, nil, err
@@ -262,7 +281,7 @@ func (h *host) launch(g *guest) error {
 	if err != nil {
 		return err
 	}
-	g.dir, g.pidfd = dir, -1
+	g.dir, g.pidfd, g.sealed = dir, -1, false
 	g.cmd = &exec.Cmd{Path: "/proc/self/exe", Args: []string{"fake-vmm"}, SysProcAttr: &unix.SysProcAttr{PidFD: &g.pidfd}}
 	if _, err := g.cmd.StdinPipe(); err != nil {
 		return err
@@ -371,6 +390,9 @@ func (h *host) boot(ctx context.Context, g *guest, dir string) {
 		return
 	}
 	h.mu.Lock()
+	if !g.sealed {
+		h.t.Error("the guest goes on to what is the image's, and its VMM can still make files")
+	}
 	h.boots = append(h.boots, config)
 	h.mu.Unlock()
 	if manner == "broken" {

@@ -104,7 +104,7 @@ func TestStopOfStubbornGuest(t *testing.T) {
 // Whatever step fails, nothing of the VM is left, and the name is free again.
 func TestFailedCreateLeavesNothing(t *testing.T) {
 	l := newLab(t)
-	for _, step := range []string{"VMReserve", "BootFiles", "Reconcile", "KernelPut", "VMStart", "InstanceStart"} {
+	for _, step := range []string{"VMReserve", "BootFiles", "Reconcile", "KernelPut", "VMStart", "InstanceStart", "VMSeal"} {
 		l.h.set(func() { clear(l.h.kernels) })
 		must(t, l.Reconcile(t.Context()))
 		l.h.refuseAt(step)
@@ -204,7 +204,7 @@ func TestFailedRemovalIsRepeated(t *testing.T) {
 func TestCancelledCreateLeavesNothing(t *testing.T) {
 	l := newLab(t)
 	for _, at := range []string{
-		"VMReserve", "BootFiles", "Reconcile", "KernelPut", "VMStart", "InstanceStart", "Ready", // the helper's and the guest's
+		"VMReserve", "BootFiles", "Reconcile", "KernelPut", "VMStart", "InstanceStart", "VMSeal", "Ready", // the helper's and the guest's
 		"disk", "vmm", "kernel", "guest", // what the client is told
 	} {
 		l.h.set(func() { clear(l.h.kernels) })

@@ -38,6 +38,7 @@ func (a *attacker) steps() error {
 
 	// Nothing runs yet.
 	s.want(ops.Conflict, "reconnect before start", s.reconnect(first))
+	s.want(ops.Conflict, "seal before start", s.seal(first))
 	s.want("", "stop before start", s.stop(first))
 	unknown := startArgs(first)
 	unknown.Kernel = digestOf("nobody's")
@@ -67,6 +68,7 @@ func (a *attacker) steps() error {
 	s.want("", "stop", s.stop(first))
 	s.want("", "stop again", s.stop(first))
 	s.want(ops.Conflict, "reconnect after stop", s.reconnect(first))
+	s.want(ops.Conflict, "seal after stop", s.seal(first))
 	for _, vm := range []string{first, second} {
 		s.want("", "release", s.release(vm))
 		s.want("", "release again", s.release(vm))
@@ -74,6 +76,7 @@ func (a *attacker) steps() error {
 	s.want(ops.NotFound, "start what is released", s.start("steps-b", startArgs(first), disk))
 	s.want(ops.NotFound, "stop what is released", s.stop(first))
 	s.want(ops.NotFound, "reconnect what is released", s.reconnect(first))
+	s.want(ops.NotFound, "seal what is released", s.seal(first))
 	third := s.reserve("steps-1")
 	if third == first {
 		a.breach("VMReserve: a handle that was released is in use again")
@@ -174,6 +177,11 @@ func (s *script) start(id string, args ops.VMStartArgs, files ...*os.File) error
 func (s *script) reconnect(handle string) error {
 	_, files, err := ops.VMReconnect.Call(s.ctx, s.client, ops.HandleArgs{Handle: handle})
 	closeAll(files)
+	return err
+}
+
+func (s *script) seal(handle string) error {
+	_, _, err := ops.VMSeal.Call(s.ctx, s.client, ops.HandleArgs{Handle: handle})
 	return err
 }
 
