@@ -234,6 +234,7 @@ func (w *Writer) encodeInode(b []byte, in *inode, ino uint32) error {
 func (w *Writer) writeBitmaps(g geometry, p places, used []inodeUse) ([]group, error) {
 	groups := make([]group, g.groups)
 	blocks := blockUse{geometry: g, end: w.alloc.next, free: w.free.spans}
+	var m bitmap
 	for nr := range groups {
 		d := &groups[nr]
 		*d = group{
@@ -244,16 +245,19 @@ func (w *Writer) writeBitmaps(g geometry, p places, used []inodeUse) ([]group, e
 			unused:      g.inodesInGroup,
 			flags:       groupZeroed,
 		}
-		var m bitmap
-		touched := blocks.group(uint32(nr), &m)
-		d.freeBlocks = m.zeroes(blocksPerGroup)
-		if touched || nr == len(groups)-1 {
+		if blocks.untouched(uint32(nr)) {
+			d.flags |= groupNoBlocks
+			d.freeBlocks = blocksPerGroup
+			if isBackup(uint32(nr)) {
+				d.freeBlocks -= g.head()
+			}
+		} else {
+			blocks.group(uint32(nr), &m)
+			d.freeBlocks = m.zeroes(blocksPerGroup)
 			d.blockSum = checksum(checksumSeed, m[:])
 			if err := w.out.write(d.blockBitmap, m[:]); err != nil {
 				return nil, err
 			}
-		} else {
-			d.flags |= groupNoBlocks
 		}
 		if nr >= len(used) {
 			d.flags |= groupNoInodes
@@ -275,25 +279,24 @@ func (w *Writer) writeBitmaps(g geometry, p places, used []inodeUse) ([]group, e
 // writeHeads writes descriptors and superblocks, the copies first: the image is none before
 // its first superblock is there.
 func (w *Writer) writeHeads(s super, groups []group) error {
-	descs := make([]byte, s.descUsed()*blockSize)
+	if err := w.out.flush(); err != nil {
+		return err
+	}
+	head := make([]byte, (1+s.descUsed())*blockSize)
 	for nr := range groups {
-		groups[nr].encode(descs[nr*descSize:], uint32(nr))
+		groups[nr].encode(head[blockSize+nr*descSize:], uint32(nr))
 	}
-	for _, nr := range append(backups(s.groups), 0) {
-		start := nr * blocksPerGroup
-		if err := w.out.write(start+1, descs); err != nil {
-			return err
-		}
-		at := int64(start) * blockSize
-		if nr == 0 {
-			at += superSize
-		}
-		s.group = nr
-		var b [superSize]byte
-		s.encode(b[:])
-		if err := w.out.writeAt(at, b[:]); err != nil {
+	for _, s.group = range backups(s.groups) {
+		s.encode(head[:superSize])
+		if _, err := w.file.WriteAt(head, int64(s.group)*blocksPerGroup*blockSize); err != nil {
 			return err
 		}
 	}
-	return nil
+	if _, err := w.file.WriteAt(head[blockSize:], blockSize); err != nil {
+		return err
+	}
+	s.group = 0
+	s.encode(head[:superSize])
+	_, err := w.file.WriteAt(head[:superSize], superSize)
+	return err
 }

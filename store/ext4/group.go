@@ -87,13 +87,18 @@ type blockUse struct {
 	free []span // sorted
 }
 
-// group fills m for group nr and tells whether anything but a backup head is used in it.
-func (u *blockUse) group(nr uint32, m *bitmap) (touched bool) {
+// untouched tells whether nothing but a backup head is used in group nr, which is not the last
+// one: that may be smaller.
+func (u *blockUse) untouched(nr uint32) bool {
+	return u.end <= nr*blocksPerGroup && nr != u.groups-1
+}
+
+// group fills m for group nr. The groups that are touched must come in ascending order.
+func (u *blockUse) group(nr uint32, m *bitmap) {
 	*m = bitmap{}
 	start := nr * blocksPerGroup
 	stop := min(start+blocksPerGroup, u.blocks)
 	if u.end > start {
-		touched = true
 		m.set(0, min(u.end, stop)-start)
 		for len(u.free) > 0 && u.free[0].start < stop {
 			s := u.free[0]
@@ -109,5 +114,4 @@ func (u *blockUse) group(nr uint32, m *bitmap) (touched bool) {
 		m.set(0, u.head())
 	}
 	m.set(stop-start, blocksPerGroup) // beyond the end
-	return touched
 }
