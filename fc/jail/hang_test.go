@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,17 +34,16 @@ func TestJailOfHangingProcessStays(t *testing.T) {
 		if err := lazy.Start(); err != nil {
 			return nil, err
 		}
-		children := fmt.Sprintf("/proc/%d/task/%d/children", lazy.Process.Pid, lazy.Process.Pid)
-		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
-			if b, _ := os.ReadFile(children); len(b) > 0 {
-				break
-			}
-			if time.Now().After(deadline) {
-				return nil, errors.New("nobody has entered the namespace")
-			}
+		await(t, "somebody in the namespace", func() bool {
+			b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", lazy.Process.Pid, lazy.Process.Pid))
+			return len(b) > 0
+		})
+		if err := lazy.Process.Signal(unix.SIGSTOP); err != nil {
+			return nil, err
 		}
+		await(t, "his father's sleep", func() bool { return strings.Contains(statOf(lazy.Process.Pid), ") T ") })
 		cancel() // it never becomes a VMM
-		return st, lazy.Process.Signal(unix.SIGSTOP)
+		return st, nil
 	})
 	if !errors.Is(err, ErrRunning) {
 		t.Errorf("start says %v", err)
@@ -59,9 +59,15 @@ func TestJailOfHangingProcessStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	lazy.Wait()
-	for deadline := time.Now().Add(5 * time.Second); Remove(t.Context(), jails[0]) != nil; time.Sleep(time.Millisecond) {
+	await(t, "the removal of its jail", func() bool { return Remove(t.Context(), jails[0]) == nil })
+}
+
+// await waits until done.
+func await(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !done(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("its jail cannot be removed afterwards")
+			t.Fatalf("waited in vain for %s", what)
 		}
 	}
 }

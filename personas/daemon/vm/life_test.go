@@ -137,6 +137,27 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 	l.create(t, l.spec("web"))
 }
 
+// A VMM that exits once it is started, and is sealed too late, is told by its last words.
+func TestVMMThatIsGoneBeforeItsSeal(t *testing.T) {
+	l := newLab(t)
+	l.h.set(func() {
+		l.h.manner = "silent"
+		l.h.before = func(step string) error {
+			if step == "VMSeal" {
+				l.h.crash()
+				eventually(t, "its end", l.h.idle)
+			}
+			return nil
+		}
+	})
+	_, err := l.Create(t.Context(), l.spec("web"), ignore)
+	var e *api.Error
+	if !errors.As(err, &e) || !strings.Contains(e.Message, "the VMM exited") {
+		t.Errorf("got %v", err)
+	}
+	l.wantNothing(t)
+}
+
 // A VMM that accepts and never answers holds up no start, and is gone afterwards.
 func TestSilentVMMIsGivenUp(t *testing.T) {
 	for _, when := range []string{"at once", "at InstanceStart"} {

@@ -101,8 +101,10 @@ func (s *Set) bringUp(ctx context.Context, v *VM, given given, limit time.Durati
 	if err := m.configure(ctx, cmp.Or(s.ConfigureTime, configureTimeout), &rec, disks, reply.Tap); err != nil {
 		return m, err
 	}
-	// Nothing of the image runs before boot tells the guest to. The VMM has its sockets.
-	if _, _, err := ops.VMSeal.Call(ctx, s.Helper, ops.HandleArgs{Handle: rec.Lease.Handle}); err != nil {
+	// Nothing of the image runs before boot tells the guest to. The VMM has its sockets; of
+	// one that is gone already boot knows more to tell.
+	_, _, err = ops.VMSeal.Call(ctx, s.Helper, ops.HandleArgs{Handle: rec.Lease.Handle})
+	if err != nil && !errors.Is(err, &ops.Error{Code: ops.Conflict}) {
 		return m, err
 	}
 	v.change(func() { v.rec.PID = reply.PID })
