@@ -64,8 +64,9 @@ func awaitSuccess(b *testing.B, h *host.Host, argv []string) {
 	}
 }
 
-// benchCLI compares the CLI's start with that of a Go program that does nothing,
-// and of one that only links what banger's API is made of.
+// benchCLI compares the CLI's start with that of a Go program that does nothing. What
+// is the least that one can cost which links banger's API, and has its command line
+// parsed as banger's is, is told beside it.
 func benchCLI(b *testing.B, t *table) {
 	start := func(program string, args ...string) func() time.Duration {
 		program = installed(b, program)
@@ -78,10 +79,35 @@ func benchCLI(b *testing.B, t *table) {
 		start(banger(b), "version"),
 		start(goProgram(b, "empty", "package main\n\nfunc main() {}\n")),
 		start(goProgram(b, "http", "package main\n\nimport _ \"net/http\"\n\nfunc main() {}\n")),
+		start(goProgram(b, "kong", oneCommand), "version"),
 	)
 	t.compare("banger version", times[0], "an empty Go program", times[1], 1.6)
 	t.compare("  an empty one that links net/http", times[2], "an empty Go program", times[1], 0)
+	t.compare("  and has kong parse its one command", times[3], "an empty Go program", times[1], 0)
 }
+
+// oneCommand is a program whose one command does nothing.
+const oneCommand = `package main
+
+import (
+	_ "net/http"
+
+	"github.com/alecthomas/kong"
+)
+
+type version struct{}
+
+func (version) Run() error { return nil }
+
+func main() {
+	var grammar struct {
+		Version version ` + "`cmd:\"\"`" + `
+	}
+	if err := kong.Parse(&grammar).Run(); err != nil {
+		panic(err)
+	}
+}
+`
 
 // goProgram builds a program of one file.
 func goProgram(b *testing.B, name, text string) string {
