@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -128,10 +129,12 @@ func streamOutlivesDaemons(t *testing.T, h *host.Host, config string) {
 		}
 	}
 	say("before")
-	for _, name := range []string{"bangerd", "banger-helper"} {
-		for _, pid := range h.Pids(name) {
-			h.Must(host.Root, "kill", "-9", fmt.Sprint(pid))
-		}
+	daemons := []string{"bangerd", "banger-helper"}
+	for _, name := range daemons {
+		h.Kill(name, syscall.SIGKILL)
+	}
+	for _, name := range daemons {
+		h.WaitGone(name, patience)
 	}
 	say("after")
 	in.Close()

@@ -213,7 +213,8 @@ func endsWithin(tasks *sync.WaitGroup, limit time.Duration) bool {
 }
 
 // stayInTouch says hello to the helper, which leaves when nobody does for as long
-// as the daemon itself may be idle, and ends a daemon that nobody needs.
+// as the daemon itself may be idle, takes over what runs where that could not be done
+// at the start, and ends a daemon that nobody needs.
 func (d *Daemon) stayInTouch(ctx context.Context, end context.CancelFunc, leave func() (bool, error)) {
 	tick := time.NewTicker(min(helloEvery, max(d.idle/6, time.Millisecond)))
 	defer tick.Stop()
@@ -223,8 +224,12 @@ func (d *Daemon) stayInTouch(ctx context.Context, end context.CancelFunc, leave 
 			return
 		case <-tick.C:
 		}
-		if _, _, err := ops.Hello.Call(ctx, d.helper, ops.None{}); err != nil && ctx.Err() == nil {
-			d.log.Warn("say hello to helper, ignoring", "error", err)
+		_, _, err := ops.Hello.Call(ctx, d.helper, ops.None{})
+		if err == nil {
+			err = d.vms.Reconcile(ctx) // which may have failed, and no VM was asked for since
+		}
+		if err != nil && ctx.Err() == nil {
+			d.log.Warn("stay in touch with helper, ignoring", "error", err)
 		}
 		if leave == nil || d.clients.idle() < d.idle || d.vms.Running() > 0 {
 			continue

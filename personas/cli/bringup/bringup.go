@@ -63,7 +63,8 @@ type Started struct {
 
 // Reach asks a daemon something that has no effect, and starts before what does
 // not run. A daemon that leaves while it is asked has not answered, and the next
-// one is asked.
+// one is asked. One that was being killed may still have listened: where something
+// had to be started, it is looked once more whether all is there.
 func Reach(ctx context.Context, h Host, ask func(context.Context) error) error {
 	for tries := 1; ; tries++ {
 		started, err := Ensure(ctx, h)
@@ -73,7 +74,10 @@ func Reach(ctx context.Context, h Host, ask func(context.Context) error) error {
 		// A listening socket is bound before its daemon is started, so this waits
 		// in its queue, and ends when the daemon does.
 		if err = ask(ctx); err == nil {
-			return nil
+			if tries > 1 || started == (Started{}) || h.complete() {
+				return nil
+			}
+			continue
 		}
 		err = started.explain(err)
 		if !hasLeft(err) || tries == mostTries || ctx.Err() != nil {

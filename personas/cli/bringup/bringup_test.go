@@ -259,6 +259,32 @@ func TestEnsureStartsOnlyWhatIsMissing(t *testing.T) {
 	}
 }
 
+// A helper that still listened while it was being killed is there again when Reach
+// returns: nobody else would start it for a user without rights.
+func TestReachMeetsHelperThatDies(t *testing.T) {
+	h := newHost(t, "/state")
+	if err := ensureDir(h.HelperDir, 0o711, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	dying, err := net.Listen("unixpacket", h.helperSocket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dying.(*net.UnixListener).SetUnlinkOnClose(false)
+	if err := os.Lchown(h.helperSocket(), testUID, testGID); err != nil {
+		t.Fatal(err)
+	}
+	err = Reach(t.Context(), h, func(context.Context) error {
+		dying.Close()
+		_, err := meet("unix", h.daemonSocket())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustMeet(t, h)
+}
+
 // The helper tells when somebody comes who is not the owner: nobody does.
 func TestDaemonsAreAskedAsTheirOwner(t *testing.T) {
 	h := newHost(t, "/state")

@@ -83,6 +83,12 @@ func (s *Set) Agent(ctx context.Context, name string) (*os.File, error) {
 		return nil, err
 	}
 	m, err := v.running()
+	if err != nil && v.record().State == api.Running { // the helper may have been away when the daemon began
+		if err := s.Reconcile(ctx); err != nil {
+			return nil, err
+		}
+		m, err = v.running()
+	}
 	if err != nil {
 		return nil, err
 	}

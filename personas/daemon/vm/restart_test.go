@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -128,8 +129,15 @@ func TestReconcileComesLate(t *testing.T) {
 	if v, err := l.Show("web"); err != nil || v.State != api.Running {
 		t.Errorf("VM is %v, %v", v.State, err)
 	}
+	if _, err := l.Agent(t.Context(), "web"); err == nil || !strings.Contains(err.Error(), os.ErrDeadlineExceeded.Error()) {
+		t.Errorf("a guest that cannot be reached without the helper: %v", err)
+	}
 	l.h.set(func() { l.h.before = nil })
-	_, err := l.Stop(t.Context(), "web", 0, ignore) // reconciles first
+	f, err := l.Agent(t.Context(), "web") // reconciles first
+	must(t, err)
+	f.Close()
+	l.restart(t)
+	_, err = l.Stop(t.Context(), "web", 0, ignore) // reconciles first
 	must(t, err)
 	l.wantState(t, "web", api.Stopped)
 }
