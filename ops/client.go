@@ -37,6 +37,10 @@ func WithRequestID(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, requestIDKey{}, id)
 }
 
+// callTimeout bounds a call: a helper gives up an operation before, and has time to undo
+// it.
+const callTimeout = opTimeout + 30*time.Second
+
 func (c *Client) roundTrip(ctx context.Context, op *Decl, args any, files []*os.File, out any) ([]*os.File, error) {
 	id, _ := ctx.Value(requestIDKey{}).(string)
 	if id == "" {
@@ -46,11 +50,14 @@ func (c *Client) roundTrip(ctx context.Context, op *Decl, args any, files []*os.
 	if err != nil {
 		return nil, fmt.Errorf("helper %s: encode: %w", op.Name, err)
 	}
+	caller := ctx
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	select {
 	case c.slot <- struct{}{}:
 		defer func() { <-c.slot }()
 	case <-ctx.Done():
-		return nil, fmt.Errorf("helper %s: %w", op.Name, ctx.Err())
+		return nil, fmt.Errorf("helper %s: %w", op.Name, ended(caller))
 	}
 	req := &request{V: Version, ID: id, Op: op.Name, Args: raw}
 	got, err := c.ask(ctx, req, files, op.FilesOut, out)
@@ -58,7 +65,7 @@ func (c *Client) roundTrip(ctx context.Context, op *Decl, args any, files []*os.
 		got, err = c.ask(ctx, req, files, op.FilesOut, out) // by its id it is the same request
 	}
 	if err != nil && ctx.Err() != nil {
-		return nil, fmt.Errorf("helper %s: %w", op.Name, ctx.Err())
+		return nil, fmt.Errorf("helper %s: %w", op.Name, ended(caller))
 	}
 	var refused *Error
 	if errors.As(err, &refused) {
@@ -69,6 +76,15 @@ func (c *Client) roundTrip(ctx context.Context, op *Decl, args any, files []*os.
 		return nil, fmt.Errorf("helper %s: %w", op.Name, err)
 	}
 	return got, nil
+}
+
+// ended says why a call has ended whose context is done: by its caller, or by a helper
+// that does not answer.
+func ended(caller context.Context) error {
+	if err := caller.Err(); err != nil {
+		return err
+	}
+	return fmt.Errorf("no answer within %v: %w", callTimeout, os.ErrDeadlineExceeded)
 }
 
 // hungUp reports whether the helper has ended a connection without an answer: it was
@@ -95,10 +111,14 @@ func exchange(conn *net.UnixConn, req *request, files []*os.File, filesOut int, 
 	if err := send(conn, req, files, MaxRequest); err != nil {
 		return nil, fmt.Errorf("send: %w", err)
 	}
-	data, got, err := receive(conn, MaxReply, MaxFilesOut)
+	data, fds, err := receive(conn, MaxReply, MaxFilesOut)
 	if err != nil {
-		closeAll(got)
+		closeFDs(fds)
 		return nil, fmt.Errorf("receive: %w", err)
+	}
+	var got []*os.File
+	for _, fd := range fds {
+		got = append(got, os.NewFile(uintptr(fd), "received"))
 	}
 	var rep reply
 	err = decodeStrict(data, &rep)

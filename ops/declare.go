@@ -93,7 +93,7 @@ var VMStart = &Op[VMStartArgs, VMStartReply]{Decl{
 	Name: "VMStart", MinFiles: 1, MaxFiles: MaxFilesIn, FilesOut: 5,
 	Needs:  "CAP_NET_ADMIN, CAP_CHOWN, CAP_FOWNER, CAP_KILL",
 	Attack: "hand over files that are not his, devices, fifos, links, files that change while they are looked at, or that nobody answers for; start a VM twice, or on a disk that another writes; have the device mapper write an image, or believe a store that is none",
-	Shown:  []string{"personas/helper TestDescriptorsThatAreRefused", "personas/helper TestCheckedDescriptorStaysTheFile", "personas/helper TestClaims", "personas/helper TestSnapshotsThatAreRefused", "store/disk/dm TestRefusedLeavesNothing", "store/disk/dm TestFilesChangeWhileOpening", "fc/jail TestJail", "netns TestPolicies"},
+	Shown:  []string{"personas/helper TestDescriptorsThatAreRefused", "personas/helper TestCheckedDescriptorStaysTheFile", "personas/helper TestClaims", "personas/helper TestSnapshotsThatAreRefused", "store/disk/dm TestRefusedLeavesNothing", "store/disk/dm TestFilesChangeWhileOpening", "ops TestDescriptorThatIsNotPolled", "fc/jail TestJail", "netns TestPolicies"},
 }}
 
 // The VMMs that VMStart knows.
@@ -210,7 +210,7 @@ func (a HandleArgs) Validate() error { return checkHandle(a.Handle) }
 var KernelPut = &Op[KernelPutArgs, KernelPutReply]{Decl{
 	Name: "KernelPut", MaxFiles: 1,
 	Attack: "keep a content under another one's digest, fill the disk, change it afterwards",
-	Shown:  []string{"personas/helper TestKernelThatIsRefusedLeavesNothing", "personas/helper TestKernelOnFullDisk", "personas/helper TestKernelThatIsTooLarge"},
+	Shown:  []string{"personas/helper TestKernelThatIsRefusedLeavesNothing", "personas/helper TestKernelOnFullDisk", "personas/helper TestKernelThatIsTooLarge", "ops TestDescriptorThatDoesNotClose"},
 }}
 
 // KernelPutArgs names the content.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -35,8 +36,9 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// sulking is a file whose every close waits for an answer that does not come.
-func sulking(t *testing.T) *os.File {
+// sulking is a file whose every close and poll waits for an answer that does not come. It
+// is no [os.File] for the sake of this process.
+func sulking(t *testing.T) (fd int) {
 	t.Helper()
 	if _, err := os.Stat("/dev/fuse"); err != nil || os.Geteuid() != 0 {
 		t.Skip("needs root and /dev/fuse")
@@ -58,32 +60,29 @@ func sulking(t *testing.T) *os.File {
 	}
 	// It has an answer for the first one who closes.
 	for i := range 2 {
-		f, err := os.Open(filepath.Join(dir, "disk"))
+		fd, err = unix.Open(filepath.Join(dir, "disk"), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if i == 1 {
-			t.Cleanup(func() {
-				server.Process.Kill() // and what waits has an error
-				server.Wait()
-				f.Close()
-				unix.Unmount(dir, unix.MNT_DETACH)
-			})
-			return f
+		if i == 0 {
+			unix.Close(fd)
 		}
-		f.Close()
 	}
-	return nil
+	t.Cleanup(func() {
+		server.Process.Kill() // and what waits has an error
+		server.Wait()
+		unix.Close(fd)
+		unix.Unmount(dir, unix.MNT_DETACH)
+	})
+	return fd
 }
 
 // TestDescriptorThatDoesNotClose: whoever gives descriptors that wait for him when they
 // are closed gets rid of no more than a few, and everything else goes on.
 func TestDescriptorThatDoesNotClose(t *testing.T) {
-	f := sulking(t)
+	fd := sulking(t)
 	path, log := serve(t, func(s *Server) {
-		Bind(s, KernelPut, func(context.Context, *Call, KernelPutArgs) (KernelPutReply, []*os.File, error) {
-			return KernelPutReply{}, nil, &Error{Code: Invalid, Message: "on a file system of another type"}
-		})
+		s.Vet = func(int) error { return &Error{Code: Invalid, Message: "on a file system of another type"} }
 	})
 	put := []byte(`{"v":1,"id":"a","op":"KernelPut","args":{"digest":"` + strings.Repeat("a", 64) + `"}}`)
 	for name, c := range map[string]struct {
@@ -99,7 +98,7 @@ func TestDescriptorThatDoesNotClose(t *testing.T) {
 	} {
 		fds := make([]int, c.fds)
 		for i := range fds {
-			fds[i] = int(f.Fd())
+			fds[i] = fd
 		}
 		for range 2 {
 			var clients sync.WaitGroup
@@ -125,9 +124,29 @@ func TestDescriptorThatDoesNotClose(t *testing.T) {
 		}
 	}
 	for begin := time.Now(); !strings.Contains(log.String(), "refuse descriptors"); {
-		_, _, err := KernelPut.Call(t.Context(), NewClient(path), KernelPutArgs{Digest: strings.Repeat("a", 64)}, f)
+		conn := dial(t, path)
+		ask(t, conn, put, fd)
+		conn.Close()
 		if time.Since(begin) > 5*time.Second {
-			t.Fatalf("at the bound a descriptor got %v", err)
+			t.Fatal("at the bound descriptors are taken still")
 		}
+	}
+}
+
+// TestDescriptorThatIsNotPolled: no descriptor gets to the runtime's poller that was not
+// vetted. One that waits there stops the whole process, at the latest when garbage is
+// collected, until the file's server has ended.
+func TestDescriptorThatIsNotPolled(t *testing.T) {
+	fd := sulking(t)
+	path, _ := serve(t, func(s *Server) {
+		s.Vet = func(int) error { return &Error{Code: Invalid, Message: "on a file system of another type"} }
+	})
+	begin := time.Now()
+	conn := dial(t, path)
+	ask(t, conn, []byte(`{"v":1,"id":"a","op":"KernelPut","args":{"digest":"`+strings.Repeat("a", 64)+`"}}`), fd)
+	conn.Close()
+	runtime.GC()
+	if took := time.Since(begin); took > 30*time.Second {
+		t.Errorf("the process stood still for %v", took)
 	}
 }

@@ -43,6 +43,10 @@ type Server struct {
 	// anything. It is called before a byte is read.
 	Authorise func(*unix.Ucred) error
 
+	// Vet says whether a descriptor that came may become an [os.File], and be asked
+	// anything: it must refuse each whose file may never answer.
+	Vet func(fd int) error
+
 	// Log receives one audit line per request, and refusals to connect.
 	Log *slog.Logger
 
@@ -166,19 +170,25 @@ func (s *Server) serveConn(ctx context.Context, conn *net.UnixConn) {
 		if s.closing.Load() >= maxClosing {
 			maxFiles = noFiles
 		}
-		data, files, err := receive(conn, MaxRequest, maxFiles)
+		data, fds, err := receive(conn, MaxRequest, maxFiles)
 		if err != nil {
 			if maxFiles == noFiles && errors.Is(err, errFiles) {
 				log.Warn("refuse descriptors", "reason", "too many that came before do not close")
 			}
-			s.letGo(files)
+			s.letGo(fds)
 			return
 		}
 		conn.SetDeadline(time.Now().Add(opTimeout + idleTimeout))
-		out, outFiles := s.answer(ctx, log, data, files)
+		out, outFiles := s.answer(ctx, log, data, fds)
+		if out.Err != nil && ctx.Err() != nil {
+			// The end of this helper has ended it, perhaps: who hears nothing asks the
+			// next one, as after a crash.
+			s.letGo(fds)
+			return
+		}
 		err = send(conn, out, outFiles, MaxReply)
 		closeAll(outFiles)
-		s.letGo(files)
+		s.letGo(fds)
 		if err != nil {
 			log.Warn("send reply", "error", err)
 			return
@@ -189,8 +199,8 @@ func (s *Server) serveConn(ctx context.Context, conn *net.UnixConn) {
 // letGo closes the descriptors of a request. On FUSE that asks its server, who may never
 // answer, and nothing ends the wait: who has waited for long enough goes on without, and
 // [Server.closing] bounds how many there are. Serve does not wait for them either.
-func (s *Server) letGo(files []*os.File) {
-	if len(files) == 0 {
+func (s *Server) letGo(fds []int) {
+	if len(fds) == 0 {
 		return
 	}
 	s.closing.Add(1)
@@ -198,7 +208,7 @@ func (s *Server) letGo(files []*os.File) {
 	go func() {
 		defer s.closing.Add(-1)
 		defer close(closed)
-		closeAll(files)
+		closeFDs(fds)
 	}()
 	select {
 	case <-closed:
@@ -207,15 +217,15 @@ func (s *Server) letGo(files []*os.File) {
 }
 
 // answer performs one request and writes its audit line.
-func (s *Server) answer(ctx context.Context, log *slog.Logger, data []byte, files []*os.File) (*reply, []*os.File) {
+func (s *Server) answer(ctx context.Context, log *slog.Logger, data []byte, fds []int) (*reply, []*os.File) {
 	var req request
 	begin := time.Now()
-	value, out, err := s.perform(ctx, &req, data, files)
+	value, out, err := s.perform(ctx, &req, data, fds)
 	raw := json.RawMessage(nil)
 	if err == nil {
 		raw, err = json.Marshal(value)
 	}
-	attrs := []any{"op", req.Op, "request", req.ID, "args", string(req.Args), "files", len(files), "took", time.Since(begin)}
+	attrs := []any{"op", req.Op, "request", req.ID, "args", string(req.Args), "files", len(fds), "took", time.Since(begin)}
 	if err == nil {
 		log.Info("op", attrs...)
 		return &reply{V: Version, OK: raw}, out
@@ -233,7 +243,7 @@ func (s *Server) answer(ctx context.Context, log *slog.Logger, data []byte, file
 	return &reply{V: Version, Err: clip(refused)}, nil
 }
 
-func (s *Server) perform(ctx context.Context, req *request, data []byte, files []*os.File) (value any, out []*os.File, err error) {
+func (s *Server) perform(ctx context.Context, req *request, data []byte, fds []int) (value any, out []*os.File, err error) {
 	if err := decodeStrict(data, req); err != nil {
 		return nil, nil, &Error{Code: Invalid, Message: "request: " + err.Error()}
 	}
@@ -247,8 +257,13 @@ func (s *Server) perform(ctx context.Context, req *request, data []byte, files [
 	if b == nil {
 		return nil, nil, &Error{Code: Unsupported, Message: fmt.Sprintf("unknown operation %q", req.Op)}
 	}
-	if len(files) < b.decl.MinFiles || len(files) > b.decl.MaxFiles {
-		return nil, nil, &Error{Code: Invalid, Message: fmt.Sprintf("%d descriptors: want %d to %d", len(files), b.decl.MinFiles, b.decl.MaxFiles)}
+	if len(fds) < b.decl.MinFiles || len(fds) > b.decl.MaxFiles {
+		return nil, nil, &Error{Code: Invalid, Message: fmt.Sprintf("%d descriptors: want %d to %d", len(fds), b.decl.MinFiles, b.decl.MaxFiles)}
+	}
+	files, err := s.open(fds)
+	defer closeAll(files)
+	if err != nil {
+		return nil, nil, err
 	}
 	defer func() {
 		if p := recover(); p != nil {
@@ -260,6 +275,22 @@ func (s *Server) perform(ctx context.Context, req *request, data []byte, files [
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
 	return b.serve(ctx, &Call{ID: req.ID, Files: files}, req.Args)
+}
+
+// open makes files of descriptors that may be ones. The caller closes the files, also
+// when there is an error; the descriptors stay his.
+func (s *Server) open(fds []int) (files []*os.File, err error) {
+	for _, fd := range fds {
+		if err := s.Vet(fd); err != nil {
+			return files, err
+		}
+		own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return files, fmt.Errorf("copy descriptor: %w", err)
+		}
+		files = append(files, os.NewFile(uintptr(own), "received"))
+	}
+	return files, nil
 }
 
 // clip keeps an error within a reply.

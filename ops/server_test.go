@@ -41,7 +41,11 @@ func serve(t *testing.T, change func(*Server)) (string, *logBuffer) {
 }
 
 func newServer(log *logBuffer, change func(*Server)) *Server {
-	s := &Server{Log: slog.New(slog.NewTextHandler(log, nil)), Authorise: func(*unix.Ucred) error { return nil }}
+	s := &Server{
+		Log:       slog.New(slog.NewTextHandler(log, nil)),
+		Authorise: func(*unix.Ucred) error { return nil },
+		Vet:       func(int) error { return nil },
+	}
 	nothing := func(context.Context, *Call, None) (None, []*os.File, error) { return None{}, nil, nil }
 	memfd := func(context.Context, *Call, None) (None, []*os.File, error) {
 		f, err := os.Open("/dev/null")
@@ -280,11 +284,11 @@ func TestRequestWithoutAnswerIsRepeatedOnce(t *testing.T) {
 				if err != nil {
 					return
 				}
-				data, files, err := receive(conn, MaxRequest, MaxFilesIn)
+				data, fds, err := receive(conn, MaxRequest, MaxFilesIn)
 				if err == nil {
-					asked = append(asked, fmt.Sprintf("%s with %d", data, len(files)))
+					asked = append(asked, fmt.Sprintf("%s with %d", data, len(fds)))
 				}
-				closeAll(files)
+				closeFDs(fds)
 				if len(asked) > dies {
 					send(conn, &reply{V: Version, OK: []byte(`{"have":true}`)}, nil, MaxReply)
 				}

@@ -157,9 +157,13 @@ const noFiles = -1
 var errFiles = errors.New("more descriptors than are wanted")
 
 // receive reads one message of at most limit bytes and maxFiles descriptors.
-// The caller closes the files, also when there is an error. An orderly end is
+// The caller closes the descriptors, also when there is an error. An orderly end is
 // io.EOF.
-func receive(conn *net.UnixConn, limit, maxFiles int) (data []byte, files []*os.File, err error) {
+//
+// They are numbers, for [os.NewFile] gives one that does not block to the runtime's
+// poller, which asks the file: on FUSE that is its server, and while he is silent no
+// goroutine of the process goes on.
+func receive(conn *net.UnixConn, limit, maxFiles int) (data []byte, fds []int, err error) {
 	buf := make([]byte, limit+1)
 	var oob []byte
 	if maxFiles != noFiles {
@@ -169,38 +173,41 @@ func receive(conn *net.UnixConn, limit, maxFiles int) (data []byte, files []*os.
 	if err != nil {
 		return nil, nil, err
 	}
-	files, err = rights(oob[:oobn])
+	fds, err = rights(oob[:oobn])
 	switch {
 	case err != nil:
-		return nil, files, err
-	case n == 0 && len(files) == 0:
-		return nil, files, io.EOF
-	case flags&unix.MSG_CTRUNC != 0 || len(files) > max(maxFiles, 0):
-		return nil, files, errFiles
+		return nil, fds, err
+	case n == 0 && len(fds) == 0:
+		return nil, fds, io.EOF
+	case flags&unix.MSG_CTRUNC != 0 || len(fds) > max(maxFiles, 0):
+		return nil, fds, errFiles
 	case flags&unix.MSG_TRUNC != 0 || n > limit:
-		return nil, files, fmt.Errorf("message larger than %d bytes", limit)
+		return nil, fds, fmt.Errorf("message larger than %d bytes", limit)
 	}
-	return buf[:n], files, nil
+	return buf[:n], fds, nil
 }
 
-// rights takes the descriptors out of a control message. The caller closes the
-// files, also when there is an error.
-func rights(oob []byte) ([]*os.File, error) {
+// rights takes the descriptors out of a control message. The caller closes them,
+// also when there is an error.
+func rights(oob []byte) (fds []int, err error) {
 	msgs, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
 		return nil, fmt.Errorf("parse control message: %w", err)
 	}
-	var files []*os.File
 	for i := range msgs {
-		fds, err := unix.ParseUnixRights(&msgs[i])
+		more, err := unix.ParseUnixRights(&msgs[i])
 		if err != nil {
-			return files, fmt.Errorf("parse descriptors: %w", err)
+			return fds, fmt.Errorf("parse descriptors: %w", err)
 		}
-		for _, fd := range fds {
-			files = append(files, os.NewFile(uintptr(fd), "received"))
-		}
+		fds = append(fds, more...)
 	}
-	return files, nil
+	return fds, nil
+}
+
+func closeFDs(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
 }
 
 func closeAll(files []*os.File) {

@@ -71,7 +71,11 @@ func newLab(t testing.TB) *lab {
 // serveHelper answers what a VM needs that does not run.
 func serveHelper(t testing.TB, dir string) string {
 	t.Helper()
-	s := &ops.Server{Log: slog.New(slog.DiscardHandler), Authorise: func(*unix.Ucred) error { return nil }}
+	s := &ops.Server{
+		Log:       slog.New(slog.DiscardHandler),
+		Authorise: func(*unix.Ucred) error { return nil },
+		Vet:       func(int) error { return nil },
+	}
 	ops.Bind(s, ops.Hello, func(context.Context, *ops.Call, ops.None) (ops.HelloReply, []*os.File, error) {
 		return ops.HelloReply{Prefix: "10.83.0.1/16", Gateway: "10.83.0.1", KVM: "missing"}, nil, nil
 	})

@@ -36,27 +36,14 @@ type file struct {
 	readOnly bool
 }
 
-// checkFile refuses every descriptor that is not a plain file of the owner's,
-// with one name, on a file system that we trust to answer.
-func checkFile(f *os.File, ownerUID int) (file, error) {
-	refuse := func(format string, args ...any) (file, error) {
-		return file{}, &ops.Error{Code: ops.Invalid, Message: "descriptor: " + fmt.Sprintf(format, args...)}
-	}
-	fd := int(f.Fd())
-	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
-	if err != nil {
-		return refuse("read flags: %v", err)
-	}
-	if flags&unix.O_PATH != 0 {
-		return refuse("opened with O_PATH, want it opened for reading")
-	}
-	if flags&unix.O_APPEND != 0 {
-		return refuse("opened for appending")
-	}
-	mode := flags & unix.O_ACCMODE
-	if mode != unix.O_RDONLY && mode != unix.O_RDWR {
-		return refuse("opened for writing alone")
-	}
+// refuse is the error for a descriptor that cannot be used.
+func refuse(format string, args ...any) error {
+	return &ops.Error{Code: ops.Invalid, Message: "descriptor: " + fmt.Sprintf(format, args...)}
+}
+
+// vet refuses every descriptor that is not a plain file on a file system that we trust
+// to answer. Nothing but its type is asked for before.
+func vet(fd int) error {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(fd, &fs); err != nil {
 		return refuse("find file system: %v", err)
@@ -71,13 +58,39 @@ func checkFile(f *os.File, ownerUID int) (file, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return refuse("stat: %v", err)
 	}
-	switch {
-	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return refuse("not a regular file")
+	}
+	return nil
+}
+
+// checkFile refuses what vet refuses, and every file that is not the owner's, or has
+// another name.
+func checkFile(f *os.File, ownerUID int) (file, error) {
+	fd := int(f.Fd())
+	if err := vet(fd); err != nil {
+		return file{}, err
+	}
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	if err != nil {
+		return file{}, refuse("read flags: %v", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return file{}, refuse("stat: %v", err)
+	}
+	mode := flags & unix.O_ACCMODE
+	switch {
+	case flags&unix.O_PATH != 0:
+		return file{}, refuse("opened with O_PATH, want it opened for reading")
+	case flags&unix.O_APPEND != 0:
+		return file{}, refuse("opened for appending")
+	case mode != unix.O_RDONLY && mode != unix.O_RDWR:
+		return file{}, refuse("opened for writing alone")
 	case int(st.Uid) != ownerUID:
-		return refuse("belongs to uid %d, want %d", st.Uid, ownerUID)
+		return file{}, refuse("belongs to uid %d, want %d", st.Uid, ownerUID)
 	case st.Nlink != 1:
-		return refuse("has %d names, want one", st.Nlink)
+		return file{}, refuse("has %d names, want one", st.Nlink)
 	}
 	return file{File: f, inode: inode{st.Dev, st.Ino}, readOnly: mode == unix.O_RDONLY}, nil
 }

@@ -39,8 +39,8 @@ func Mount(dir string, id int) (*FS, error) {
 // Quiet makes that nothing is answered any more to who asks for attributes.
 func (f *FS) Quiet() { f.quiet.Store(true) }
 
-// Sulk makes that one who closes the file is answered, and nobody after him. Otherwise
-// the kernel learns that there is nobody to be asked.
+// Sulk makes that one who closes the file is answered, and nobody after him, nor anybody
+// who polls it. Otherwise the kernel learns that there is nobody to be asked.
 func (f *FS) Sulk() { f.sulks.Store(true) }
 
 // Unmount takes it away.
@@ -69,7 +69,7 @@ func (f *FS) answer(request []byte) []byte {
 		lookup, forget, getattr, open, read, statfs = 1, 2, 3, 14, 15, 17
 		release, flush                              = 18, 25
 		init, opendir, readdir, releasedir          = 26, 27, 28, 29
-		interrupt, batchForget                      = 36, 42
+		interrupt, poll, batchForget                = 36, 40, 42
 	)
 	le := binary.LittleEndian
 	var body []byte
@@ -111,6 +111,9 @@ func (f *FS) answer(request []byte) []byte {
 			return nil
 		}
 	default:
+		if opcode == poll && f.sulks.Load() {
+			return nil
+		}
 		code = -int32(unix.ENOSYS)
 	}
 	answer := append(make([]byte, 16), body...)

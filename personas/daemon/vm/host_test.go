@@ -57,7 +57,11 @@ func newHost(t testing.TB) (*host, string) {
 	path := filepath.Join(dir, "helper.sock")
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
 	must(t, err)
-	s := &ops.Server{Log: slog.New(slog.DiscardHandler), Authorise: func(*unix.Ucred) error { return nil }}
+	s := &ops.Server{
+		Log:       slog.New(slog.DiscardHandler),
+		Authorise: func(*unix.Ucred) error { return nil },
+		Vet:       func(int) error { return nil },
+	}
 	h.bind(s)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
