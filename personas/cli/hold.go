@@ -11,13 +11,9 @@ import (
 	"banger/personas/api"
 )
 
-const (
-	// holdAgain is how long a lost hold is sought again. A daemon that comes
-	// up deletes what nobody holds after a minute.
-	holdAgain = time.Minute
-	// The waits between two tries, which double.
-	firstRetry, lastRetry = 20 * time.Millisecond, time.Second
-)
+// The waits between two tries to take hold again, which double. They never end: a
+// daemon that comes up, whenever that is, deletes what nobody holds after a minute.
+const firstRetry, lastRetry = 20 * time.Millisecond, time.Second
 
 // hold keeps a VM alive that shall be gone when this process is, even by
 // SIGKILL. The daemon may die and come back meanwhile: the running command does
@@ -62,10 +58,9 @@ func (h *hold) keep(ctx context.Context) {
 	}
 }
 
-// again takes hold once more, and brings the daemon up where that is possible.
+// again takes hold once more, and brings the daemon up where that is possible. It
+// gives up when the VM is gone, or ctx is done.
 func (h *hold) again(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, holdAgain)
-	defer cancel()
 	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
 		conn, err := h.try(ctx)
 		if err == nil {

@@ -154,8 +154,8 @@ func (h Host) alive() (daemon, helper bool) {
 	return listens(unix.SOCK_STREAM, h.daemonSocket()), listens(unix.SOCK_SEQPACKET, h.helperSocket())
 }
 
-// owner returns whom the daemons shall serve: the owner of the one that runs,
-// else who has called.
+// owner returns whom the daemons shall serve: the owner of the one that runs, or of
+// the VMs that both have left behind, else who has called.
 func (h Host) owner(daemon, helper bool) (Owner, error) {
 	caller, err := h.Owner()
 	switch {
@@ -163,8 +163,21 @@ func (h Host) owner(daemon, helper bool) (Owner, error) {
 		return caller.or(h.daemonSocket(), err)
 	case helper:
 		return caller.or(h.helperSocket(), err)
+	case h.hasVMs():
+		return caller.or(h.DaemonDir, err)
 	}
 	return caller, err
+}
+
+// hasVMs reports whether daemons that were killed may have left VMs running, which
+// those of another owner would end: they know of none.
+func (h Host) hasVMs() bool {
+	jails, err := os.ReadDir(filepath.Join(h.HelperDir, "jails"))
+	if err != nil || len(jails) == 0 {
+		return false
+	}
+	_, err = os.Lstat(h.DaemonDir)
+	return err == nil
 }
 
 // lock takes the lock at path. It waits for whoever brings up the daemons now,

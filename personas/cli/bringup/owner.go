@@ -86,12 +86,13 @@ func parseID(s string) (int, error) {
 	return int(n), nil
 }
 
-// or returns the owner of the socket of a daemon that runs, which is c, the
-// caller, in most cases. callerErr counts only if it is the caller who matters.
-func (c Owner) or(socket string, callerErr error) (Owner, error) {
-	info, err := os.Lstat(socket)
+// or returns the owner of the socket of a daemon that runs, or of the folder of one
+// that ran, which is c, the caller, in most cases. callerErr counts only if it is the
+// caller who matters.
+func (c Owner) or(path string, callerErr error) (Owner, error) {
+	info, err := os.Lstat(path)
 	if err != nil {
-		return Owner{}, fmt.Errorf("find owner of socket: %w", err)
+		return Owner{}, fmt.Errorf("find owner of the daemons: %w", err)
 	}
 	st := info.Sys().(*syscall.Stat_t)
 	switch uid := int(st.Uid); {
@@ -100,7 +101,7 @@ func (c Owner) or(socket string, callerErr error) (Owner, error) {
 	case uid == plainRootID:
 		return plainRoot(), nil
 	case uid == 0:
-		return Owner{}, fmt.Errorf("socket %s: belongs to root, not to an owner", socket)
+		return Owner{}, fmt.Errorf("find owner of the daemons: %s belongs to root, not to an owner", path)
 	default:
 		o, err := userOwner(uid, user.LookupId)
 		o.GID = int(st.Gid)

@@ -78,3 +78,34 @@ func TestOwnerFrom(t *testing.T) {
 		}
 	}
 }
+
+// TestOwnerOfWhatWasLeft: who calls after both daemons were killed does not become the
+// owner of VMs that go on, which his daemons would end.
+func TestOwnerOfWhatWasLeft(t *testing.T) {
+	dir := t.TempDir()
+	caller := Owner{UID: 4711, GID: 4711, Home: "/home/bob"}
+	h := Host{DaemonDir: dir + "/banger", HelperDir: dir + "/banger-helper", Owner: func() (Owner, error) { return caller, nil }}
+	for _, path := range []string{h.DaemonDir, h.HelperDir + "/jails"} {
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chown(h.DaemonDir, plainRootID, plainRootID); err != nil {
+		t.Skipf("needs the right to give files away: %v", err)
+	}
+	if o, err := h.owner(false, false); err != nil || o != caller {
+		t.Errorf("without VMs: %+v, %v", o, err)
+	}
+	if err := os.Mkdir(h.HelperDir+"/jails/web", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if o, err := h.owner(false, false); err != nil || o != plainRoot() {
+		t.Errorf("with a VM: %+v, %v", o, err)
+	}
+	if err := os.Remove(h.DaemonDir); err != nil {
+		t.Fatal(err)
+	}
+	if o, err := h.owner(false, false); err != nil || o != caller {
+		t.Errorf("with what nobody has left: %+v, %v", o, err)
+	}
+}

@@ -250,8 +250,11 @@ func (s *Set) Delete(ctx context.Context, name string, force bool) error {
 // one. Its lease, which nobody knows, goes with those of all others when the
 // last damaged record is gone.
 func (s *Set) giveUp(ctx context.Context, id string) (gone bool, err error) {
-	s.reconciling.Lock()
-	defer s.reconciling.Unlock()
+	unlock, err := s.lockReconciling(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
 	s.mu.Lock()
 	_, gone = s.damaged[id]
 	s.mu.Unlock()

@@ -30,7 +30,7 @@ func (s *Set) Hold(name string) (release func(), err error) {
 	}, nil
 }
 
-// letGo deletes v if nobody holds it and somebody should.
+// letGo deletes v if nobody holds it and somebody should, as often as it takes.
 func (s *Set) letGo(v *VM) {
 	v.mu.Lock()
 	goes, id := v.goesLocked() && !v.rec.Spec.Unheld, v.rec.ID
@@ -43,7 +43,15 @@ func (s *Set) letGo(v *VM) {
 	if err == nil || errors.As(err, &known) && known.Code == api.CodeNotFound || s.open.Err() != nil {
 		return
 	}
-	s.Log.Error("delete a VM that nobody holds", "id", id, "error", err)
+	pause := cmp.Or(s.RetryTime, 10*time.Second)
+	s.Log.Error("delete a VM that nobody holds, trying again", "id", id, "pause", pause, "error", err)
+	s.tasks.Go(func() {
+		select {
+		case <-time.After(pause):
+			s.letGo(v)
+		case <-s.open.Done():
+		}
+	})
 }
 
 // goesLocked reports whether the end of v is the end of all of it.

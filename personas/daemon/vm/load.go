@@ -23,6 +23,7 @@ func (s *Set) Load(ctx context.Context) ([]store.Damage, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.reconciling = make(chan struct{}, 1)
 	s.open, s.shut = context.WithCancel(context.WithoutCancel(ctx))
 	s.vms, s.names, s.damaged = make(map[string]*VM), make(map[string]*VM), make(map[string]store.Damage)
 	good, liars := sound(s.Records, recs)
@@ -74,9 +75,23 @@ func sound(records *store.Records[Record], recs map[string]Record) (good []Recor
 // helper; until it has succeeded no VM is worked on. What could not be settled alone is
 // tried again with the next operation.
 func (s *Set) Reconcile(ctx context.Context) error {
-	s.reconciling.Lock()
-	defer s.reconciling.Unlock()
+	unlock, err := s.lockReconciling(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	return s.reconcileLocked(ctx)
+}
+
+// lockReconciling takes the token of the reconciliation, for whose end the caller waits
+// no longer than ctx: a helper may hang.
+func (s *Set) lockReconciling(ctx context.Context) (unlock func(), err error) {
+	select {
+	case s.reconciling <- struct{}{}:
+		return func() { <-s.reconciling }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for the helper to say what runs: %w", context.Cause(ctx))
+	}
 }
 
 func (s *Set) reconcileLocked(ctx context.Context) error {
@@ -169,7 +184,7 @@ func (s *Set) settle(ctx context.Context, v *VM, held map[string]ops.Reservation
 		return s.remove(ctx, v)
 	case rec.State == api.Running && runs:
 		// One that has ended since the helper was asked is as good as gone before.
-		if err := s.adopt(ctx, v); !errors.Is(err, &ops.Error{Code: ops.Conflict}) {
+		if err := s.adopt(ctx, v); !hasEnded(err) {
 			return err
 		}
 	case rec.State == api.Stopped && !runs:
@@ -204,6 +219,9 @@ func (s *Set) adopt(ctx context.Context, v *VM) error {
 	}
 	return nil
 }
+
+// hasEnded reports whether a VM was not adopted because it does not run.
+func hasEnded(err error) bool { return errors.Is(err, &ops.Error{Code: ops.Conflict}) }
 
 // rest sees to a VM that is stopped and was to go when it stops.
 func (s *Set) rest(ctx context.Context, v *VM) error {

@@ -1,11 +1,16 @@
 package vm
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"banger/personas/api"
 )
@@ -126,4 +131,73 @@ func TestRenewedLeaseIsRecorded(t *testing.T) {
 	})
 	_, err := l.Start(t.Context(), "web", ignore)
 	must(t, err)
+}
+
+// A guest that cannot be reached now is not killed for it by who asks for a clean stop.
+func TestStopDoesNotKillWhatCannotBeReached(t *testing.T) {
+	l := newLab(t)
+	l.create(t, l.spec("web"))
+	l.restart(t)
+	l.h.set(func() {
+		l.h.before = func(step string) error {
+			if step == "VMReconnect" {
+				return unix.ENOSPC
+			}
+			return nil
+		}
+	})
+	for what, end := range map[string]func() error{
+		"stop":    func() error { _, err := l.Stop(t.Context(), "web", 0, ignore); return err },
+		"restart": func() error { _, err := l.Restart(t.Context(), "web", 0, ignore); return err },
+	} {
+		if err := end(); err == nil || !strings.Contains(err.Error(), unix.ENOSPC.Error()) {
+			t.Errorf("%s says %v", what, err)
+		}
+		if l.h.idle() {
+			t.Fatalf("%s has ended the VMM", what)
+		}
+	}
+	l.h.set(func() { l.h.before = nil })
+	v, err := l.Stop(t.Context(), "web", 0, ignore)
+	must(t, err)
+	if v.Reason != "stopped" {
+		t.Errorf("it ended so: %q", v.Reason)
+	}
+	l.wantState(t, "web", api.Stopped)
+}
+
+// A VM that nobody holds goes, though the helper has failed when it was to go.
+func TestDeletionIsTriedAgain(t *testing.T) {
+	l := newLab(t)
+	l.RetryTime = 10 * time.Millisecond
+	l.held(t)
+	release, err := l.Hold("web")
+	must(t, err)
+	l.h.refuseAt("VMRelease")
+	release()
+	eventually(t, "its end", l.gone("web"))
+	l.wantNothing(t)
+}
+
+// Who waits for a helper that hangs waits no longer than he wants.
+func TestReconcileOfHangingHelper(t *testing.T) {
+	l := newLab(t)
+	l.create(t, l.spec("web"))
+	l.restart(t)
+	asked, answer := make(chan struct{}), make(chan struct{})
+	l.h.set(func() {
+		l.h.before = func(string) error { close(asked); <-answer; return nil }
+	})
+	first := make(chan error, 1)
+	go func() { first <- l.Reconcile(t.Context()) }()
+	<-asked
+	l.h.set(func() { l.h.before = nil })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := l.Stop(ctx, "web", 0, ignore); !errors.Is(err, context.Canceled) {
+		t.Errorf("stop says %v", err)
+	}
+	close(answer)
+	must(t, <-first)
+	l.wantState(t, "web", api.Running)
 }

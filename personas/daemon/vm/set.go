@@ -46,6 +46,10 @@ type Set struct {
 	// was created, or when the daemon starts. Zero means a minute.
 	ClaimTime time.Duration
 
+	// RetryTime is how long a VM that should be gone and could not be deleted is left
+	// until that is tried again. Zero means ten seconds.
+	RetryTime time.Duration
+
 	// ConfigureTime is how long a VMM may take for its configuration and to
 	// start. Zero means a minute.
 	ConfigureTime time.Duration
@@ -65,7 +69,7 @@ type Set struct {
 	// reconciling is held over the reconciliation with the helper, before which
 	// no VM is worked on. It guards the fields that follow. Order: reconciling, then
 	// VM.busy, then leasing, then mu, then VM.mu.
-	reconciling sync.Mutex
+	reconciling chan struct{} // holds one token
 	reconciled  bool
 	unsettled   []*VM // of the records that were loaded
 

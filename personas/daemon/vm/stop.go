@@ -76,6 +76,14 @@ func (s *Set) operate(ctx context.Context, name string, act func(context.Context
 
 func (s *Set) stopLocked(ctx context.Context, v *VM, grace time.Duration, progress func(api.Event)) error {
 	m, err := v.running()
+	if err != nil && v.record().State == api.Running {
+		// It could not be taken over when the daemon began, and may run well.
+		if err := s.adopt(ctx, v); err != nil && !hasEnded(err) {
+			return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("reach the guest of VM %s: %v", v.record().Name, err),
+				HintText: "what it has not written is lost if you end it nevertheless: banger vm kill " + v.record().Name}
+		}
+		m, err = v.running()
+	}
 	if err != nil {
 		return s.killLocked(ctx, v, "stopped") // there is no guest that could be asked
 	}
