@@ -106,13 +106,14 @@ func firstUserID(path string) int {
 	return usual
 }
 
-// checkHost refuses a host that cannot take an installation.
-func (h *host) checkHost(o *Options, r *layout.Record) error {
+// checkHost refuses a host that cannot take an installation. known says that there is
+// a record of one, which names this prefix.
+func (h *host) checkHost(o *Options, r *layout.Record, known bool) error {
 	if err := h.checkForeign(r); err != nil {
 		return err
 	}
-	if err := h.checkBinary(r); err != nil {
-		return err
+	if !h.owns(r.Prefix, known) {
+		return fmt.Errorf("%w: %s is there and was not put there by this installer: remove it, or take another --prefix", ErrRefused, layout.Binary(r.Prefix))
 	}
 	if o.Root != "" {
 		return nil
@@ -160,18 +161,18 @@ func checkSource(path string) error {
 	}
 }
 
-// checkBinary refuses to replace a program of the same name that is not ours: ours
-// has its links beside it.
-func (h *host) checkBinary(r *layout.Record) error {
-	if _, err := os.Lstat(h.path(layout.Binary(r.Prefix))); errors.Is(err, fs.ErrNotExist) {
-		return nil
+// owns reports whether a binary below prefix, if there is one, is ours: the record of an
+// installation names that prefix, or a link of ours is beside it.
+func (h *host) owns(prefix string, recorded bool) bool {
+	if _, err := os.Lstat(h.path(layout.Binary(prefix))); recorded || errors.Is(err, fs.ErrNotExist) {
+		return true
 	}
-	for _, link := range layout.Links(r.Prefix) {
+	for _, link := range layout.Links(prefix) {
 		if target, err := os.Readlink(h.path(link)); err == nil && target == "banger" {
-			return nil
+			return true
 		}
 	}
-	return fmt.Errorf("%w: %s is there and was not put there by this installer: remove it, or take another --prefix", ErrRefused, layout.Binary(r.Prefix))
+	return false
 }
 
 // checkPrivate refuses a host on which private daemons run: their VMs and their

@@ -7,12 +7,18 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"banger/install/layout"
 )
 
 // host is the machine that is changed, or only said to be.
@@ -117,6 +123,48 @@ func (h *host) replace(path string, in io.Reader, mode fs.FileMode) (err error) 
 	return os.Rename(tmp.Name(), target)
 }
 
+// unfinished is the name of a file that replace has not given its own yet.
+var unfinished = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^\.banger-[0-9]+$`) })
+
+// leftovers lists what a killed installer has left of replace and symlink, in the
+// directories that it writes to.
+func (h *host) leftovers(prefix string) (paths []string) {
+	dirs := map[string]bool{
+		layout.ConfigDir: true, filepath.Dir(layout.Binary(prefix)): true, filepath.Dir(layout.Firecracker): true,
+	}
+	for _, f := range files {
+		dirs[filepath.Dir(f.path)] = true
+	}
+	ours := func(path string, kind uint32) bool {
+		var st unix.Stat_t
+		return unix.Lstat(h.path(path), &st) == nil && st.Mode&unix.S_IFMT == kind && int(st.Uid) == os.Geteuid()
+	}
+	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
+		entries, _ := os.ReadDir(h.path(dir)) // one that is missing has nothing in it
+		for _, e := range entries {
+			if path := filepath.Join(dir, e.Name()); unfinished().MatchString(e.Name()) && ours(path, unix.S_IFREG) {
+				paths = append(paths, path)
+			}
+		}
+	}
+	for _, link := range layout.Links(prefix) {
+		path := link + newSuffix
+		if target, err := os.Readlink(h.path(path)); err == nil && target == "banger" && ours(path, unix.S_IFLNK) {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
+// sweep removes them.
+func (h *host) sweep(prefix string) error {
+	var errs []error
+	for _, path := range h.leftovers(prefix) {
+		errs = append(errs, h.remove(path))
+	}
+	return errors.Join(errs...)
+}
+
 // makeDirs makes a directory and its parents with mode 0755, whatever the umask.
 func makeDirs(dir string) error {
 	if _, err := os.Stat(dir); err == nil {
@@ -131,6 +179,9 @@ func makeDirs(dir string) error {
 	return os.Chmod(dir, 0o755)
 }
 
+// newSuffix ends the name of a link that symlink has not given its own yet.
+const newSuffix = ".new"
+
 // symlink makes a link, replacing one that leads elsewhere.
 func (h *host) symlink(target, path string) error {
 	if got, err := os.Readlink(h.path(path)); err == nil && got == target {
@@ -139,7 +190,7 @@ func (h *host) symlink(target, path string) error {
 	if h.say("link %s to %s", path, target) {
 		return nil
 	}
-	tmp := h.path(path) + ".new"
+	tmp := h.path(path) + newSuffix
 	_ = os.Remove(tmp)
 	if err := os.Symlink(target, tmp); err != nil {
 		return fmt.Errorf("link %s: %w", path, err)
@@ -217,32 +268,11 @@ func runProgram(ctx context.Context, argv ...string) error {
 	return nil
 }
 
-// onlyRoots refuses a path that others than root could change: it and every
-// directory above it must be root's, and writable by root alone.
+// onlyRoots refuses what layout.OnlyRoots does.
 func onlyRoots(path string) error {
-	for p := path; ; p = filepath.Dir(p) {
-		var st unix.Stat_t
-		err := unix.Lstat(p, &st)
-		switch {
-		case errors.Is(err, unix.ENOENT):
-		case err != nil:
-			return fmt.Errorf("look at %s: %w", p, err)
-		case st.Mode&unix.S_IFMT == unix.S_IFLNK:
-			if st.Uid != 0 {
-				return fmt.Errorf("%w: %s is a link of uid %d", ErrRefused, p, st.Uid)
-			}
-			to, err := filepath.EvalSymlinks(p)
-			if err != nil {
-				return fmt.Errorf("look at %s: %w", p, err)
-			}
-			if err := onlyRoots(to); err != nil {
-				return err
-			}
-		case st.Uid != 0 || st.Mode&0o022 != 0:
-			return fmt.Errorf("%w: %s has mode %04o and belongs to uid %d: only root may be able to change it", ErrRefused, p, st.Mode&0o7777, st.Uid)
-		}
-		if p == "/" || p == "." {
-			return nil
-		}
+	err := layout.OnlyRoots(path)
+	if errors.Is(err, layout.ErrForeign) {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
+	return err
 }

@@ -7,6 +7,7 @@
 package install
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -83,6 +84,13 @@ func Install(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
+	if err := h.sweep(record.Prefix); err != nil {
+		return err
+	}
+	begun, err := h.begin(record)
+	if err != nil {
+		return err
+	}
 	if err := h.copyFile(o.binary(), layout.Binary(record.Prefix), 0o755); err != nil {
 		return err
 	}
@@ -94,8 +102,10 @@ func Install(ctx context.Context, o Options) error {
 	if err := h.copyVMM(&o); err != nil {
 		return err
 	}
-	if err := h.writeFile(layout.Metadata, text, 0o644); err != nil {
-		return err
+	if !bytes.Equal(text, begun) {
+		if err := h.writeFile(layout.Metadata, text, 0o644); err != nil {
+			return err
+		}
 	}
 	if err := h.writeFiles(&record); err != nil {
 		return err
@@ -110,6 +120,22 @@ func Install(ctx context.Context, o Options) error {
 		return nil
 	}
 	return o.await(ctx)
+}
+
+// begin writes the record of a first installation before anything else of it is there:
+// whatever becomes of this process, the next one knows whose all of that is. What runs
+// is another matter: on an upgrade the record comes after the binary that reads it. The
+// programs are not copied yet, and not in it. It returns what it has written.
+func (h *host) begin(r layout.Record) ([]byte, error) {
+	if _, err := os.Lstat(h.path(layout.Metadata)); !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	r.Firecracker, r.Jailer = layout.Program{}, layout.Program{}
+	text, err := r.Encode()
+	if err != nil {
+		return nil, err
+	}
+	return text, h.writeFile(layout.Metadata, text, 0o644)
 }
 
 // Restart restarts both services, after the network was put in order, and returns
@@ -158,7 +184,7 @@ func (o *Options) settle(ctx context.Context, h *host) (layout.Record, error) {
 	if r.Owner, err = o.findOwner(h, old.Owner); err != nil {
 		return r, err
 	}
-	if err := h.checkHost(o, &r); err != nil {
+	if err := h.checkHost(o, &r, old.Layout != 0); err != nil {
 		return r, err
 	}
 	if !r.Network.IsValid() {

@@ -21,8 +21,8 @@ func Uninstall(ctx context.Context, o Options, purge bool) error {
 	}
 	known := r.Layout != 0
 	if !known {
-		r.Prefix = first(o.Prefix, layout.DefaultPrefix) // half an installation, or none
-		if _, err := os.Lstat(h.path(layout.OwnerState)); !h.anything() && (!purge || err != nil) {
+		r.Prefix = layout.DefaultPrefix // an installation without a record, or none
+		if _, err := os.Lstat(h.path(layout.OwnerState)); !h.anything(r.Prefix) && (!purge || err != nil) {
 			return fmt.Errorf("%w: banger is not installed here", ErrRefused)
 		}
 	}
@@ -30,19 +30,22 @@ func Uninstall(ctx context.Context, o Options, purge bool) error {
 		return err
 	}
 	if o.Root == "" {
-		if err := h.takeDown(ctx, known); err != nil {
+		if err := h.takeDown(ctx, known && h.complete()); err != nil {
 			return err
 		}
 	}
-	var errs []error
+	errs := []error{h.sweep(r.Prefix)}
 	for _, f := range files {
 		errs = append(errs, h.remove(f.path))
+	}
+	// The links, and then the record, say whose the binary is: they go after it.
+	if h.owns(r.Prefix, known) {
+		errs = append(errs, h.remove(layout.Binary(r.Prefix)))
 	}
 	for _, link := range layout.Links(r.Prefix) {
 		errs = append(errs, h.remove(link))
 	}
 	errs = append(errs,
-		h.remove(layout.Binary(r.Prefix)),
 		h.removeTree(layout.HelperState),
 		h.remove(layout.Metadata),
 	)
@@ -64,7 +67,10 @@ func Uninstall(ctx context.Context, o Options, purge bool) error {
 }
 
 // anything reports whether a file of an installation is there.
-func (h *host) anything() bool {
+func (h *host) anything(prefix string) bool {
+	if len(h.leftovers(prefix)) > 0 {
+		return true
+	}
 	for _, f := range files {
 		if _, err := os.Lstat(h.path(f.path)); err == nil {
 			return true
@@ -74,22 +80,33 @@ func (h *host) anything() bool {
 	return err == nil
 }
 
+// complete reports whether all files of an installation are there.
+func (h *host) complete() bool {
+	for _, f := range files {
+		if _, err := os.Lstat(h.path(f.path)); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
 // takeDown ends all that runs. The daemons end first, so that nobody starts a VM
 // while VMs are stopped. Of half an installation, units may be missing, which is
-// no error then.
+// no error then; to stop a unit takes no file of it, other than to disable one.
 func (h *host) takeDown(ctx context.Context, whole bool) error {
 	for _, argv := range [][]string{
-		{"systemctl", "disable", "--now", layout.DaemonSocket, layout.DaemonService, layout.HelperSocket, layout.HelperService},
+		{"systemctl", "stop", layout.DaemonSocket, layout.DaemonService, layout.HelperSocket, layout.HelperService},
 		{"systemctl", "stop", layout.VMUnit("*")},
 		{"systemctl", "stop", layout.VMSlice},
-		{"systemctl", "disable", "--now", layout.NetService},
-		{"systemctl", "disable", "--now", layout.HelperMount},
+		{"systemctl", "stop", layout.NetService},
+		{"systemctl", "stop", layout.HelperMount},
+		{"systemctl", "disable", layout.DaemonSocket, layout.DaemonService, layout.HelperSocket, layout.HelperService, layout.NetService, layout.HelperMount},
 	} {
 		if err := h.command(ctx, argv...); err != nil && whole {
 			return fmt.Errorf("stop banger: %w", err)
 		}
 	}
-	if _, err := os.Lstat(layout.NetNS); err == nil && !h.dryRun {
+	if _, err := os.Lstat(h.path(layout.NetNS)); err == nil && !h.dryRun {
 		// A stop job is done also when what it ran has failed.
 		return fmt.Errorf("stop banger: its network is still there (see \"journalctl -u %s\"); nothing was removed", layout.NetService)
 	}

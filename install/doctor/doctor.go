@@ -95,7 +95,8 @@ type Host struct {
 	// of this process.
 	NetNS int
 
-	// KVM probes KVM by using it. Nil leaves the check out.
+	// KVM tells whether VMs can use KVM: OK if they can, and Info if that cannot be
+	// known. Nil leaves the check out.
 	KVM func(ctx context.Context) Result
 
 	// Disks probes the ways to make a disk in a directory, which exists. Nil
@@ -116,7 +117,7 @@ func Checks(h Host) []Check {
 		h.Uplink = "banger0"
 	}
 	checks := []Check{{"rights", h.rights}}
-	usable := func(context.Context) bool { return false }
+	kvm := func(context.Context) Status { return Info }
 	if h.KVM != nil {
 		// Probing takes long, and two rows ask.
 		var once sync.Once
@@ -125,13 +126,13 @@ func Checks(h Host) []Check {
 			once.Do(func() { result = h.KVM(ctx) })
 			return result
 		}
-		usable = func(ctx context.Context) bool { return probe(ctx).Status == OK }
+		kvm = func(ctx context.Context) Status { return probe(ctx).Status }
 		checks = append(checks, Check{"kvm", probe})
 	}
 	checks = append(checks,
 		Check{"firecracker", h.firecracker},
 		Check{"qemu", h.qemu},
-		Check{"vmm", func(ctx context.Context) Result { return h.vmm(ctx, usable(ctx)) }},
+		Check{"vmm", func(ctx context.Context) Result { return h.vmm(ctx, kvm(ctx)) }},
 		Check{"space", h.space},
 	)
 	if h.Disks != nil {

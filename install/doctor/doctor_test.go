@@ -136,16 +136,21 @@ func TestVMM(t *testing.T) {
 	expect(t, Host{QEMU: program(t, "echo QEMU emulator version 5.2.0")}.qemu(t.Context()), Warn, "5.2.0")
 	tests := []struct {
 		fc, qemu string
-		kvm      bool
+		kvm      Status
 		status   Status
 		words    string
 	}{
-		{fc, qemu, true, OK, "in Firecracker"},
-		{"/none", qemu, true, OK, "in QEMU, with KVM"},
-		{fc, qemu, false, Warn, "emulated"},
-		{"/none", qemu, false, Warn, "emulated"},
-		{fc, "/none", false, Fail, "QEMU is missing"},
-		{"/none", "/none", true, Fail, "neither"},
+		{fc, qemu, OK, OK, "in Firecracker"},
+		{"/none", qemu, OK, OK, "in QEMU, with KVM"},
+		{fc, qemu, Warn, Warn, "emulated"},
+		{"/none", qemu, Warn, Warn, "emulated"},
+		{fc, "/none", Warn, Fail, "QEMU is missing"},
+		{"/none", "/none", OK, Fail, "neither"},
+		// Who may not look at KVM is told of no fault that there may not be.
+		{fc, qemu, Info, Info, "if they can use KVM"},
+		{fc, "/none", Info, Info, "if they can use KVM"},
+		{"/none", qemu, Info, Info, "not known"},
+		{"/none", "/none", Info, Fail, "neither"},
 	}
 	for _, tt := range tests {
 		expect(t, Host{Firecracker: tt.fc, QEMU: tt.qemu}.vmm(t.Context(), tt.kvm), tt.status, tt.words)

@@ -122,15 +122,20 @@ func (h Host) qemu(ctx context.Context) Result {
 	return Result{OK, fmt.Sprintf("%s, version %s", path, v), ""}
 }
 
-// vmm says in what a VM would run.
-func (h Host) vmm(ctx context.Context, kvm bool) Result {
+// vmm says in what a VM would run, as far as that is known: kvm is how the check of
+// KVM ended.
+func (h Host) vmm(ctx context.Context, kvm Status) Result {
 	_, _, fcErr := findProgram(ctx, h.Firecracker, "firecracker")
 	_, _, qemuErr := findProgram(ctx, h.QEMU, h.qemuName())
 	switch {
-	case kvm && fcErr == nil:
+	case kvm == OK && fcErr == nil:
 		return Result{OK, "VMs run in Firecracker, with KVM", ""}
-	case kvm && qemuErr == nil:
+	case kvm == OK && qemuErr == nil:
 		return Result{OK, "VMs run in QEMU, with KVM", ""}
+	case kvm == Info && fcErr == nil:
+		return Result{Info, "VMs run in Firecracker if they can use KVM, which is not known here", "see kvm"}
+	case kvm == Info && qemuErr == nil:
+		return Result{Info, "VMs run in QEMU; whether with KVM is not known here", "see kvm"}
 	case qemuErr == nil:
 		return Result{Warn, "VMs are emulated by QEMU: all works, slowly", "see kvm"}
 	case fcErr == nil:

@@ -4,12 +4,16 @@ package checkup
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 
 	"banger/fc/kvm"
 	"banger/install/doctor"
 	"banger/install/inventory"
+	"banger/install/layout"
 	"banger/personas/daemon"
 	"banger/store/disk"
 	"banger/store/disk/cow"
@@ -47,7 +51,11 @@ func checkKVM(ctx context.Context) doctor.Result {
 
 // checkDisks judges the disk backends: all but copy cost nothing.
 func checkDisks(_ context.Context, dir string) doctor.Result {
-	findings, err := disk.Probe(dir, cow.Loaded())
+	snapshots := cow.Loaded()
+	if _, err := os.Stat(layout.Metadata); errors.Is(err, fs.ErrNotExist) {
+		snapshots = cow.ErrUnguarded
+	}
+	findings, err := disk.Probe(dir, snapshots)
 	if err != nil {
 		return doctor.Result{Status: doctor.Fail, Detail: err.Error(), Hint: "give banger a directory that it can write"}
 	}
