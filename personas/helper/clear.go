@@ -65,6 +65,7 @@ func (m *machines) endAll(ctx context.Context, r *reservation) error {
 	if err := m.evict(ctx, r); err != nil {
 		return err
 	}
+	r.unproven.Store(false)
 	return r.awaitSnapshot(ctx)
 }
 
@@ -117,7 +118,8 @@ func isJailOf(path, id string) bool {
 }
 
 // adopt finds the VMMs that an earlier helper had started, and removes what is
-// left of those that are gone, and what belongs to no reservation.
+// left of those that are gone, and what belongs to no reservation. A VMM that it
+// cannot adopt for want of memory or descriptors is left alone: it may well run.
 func (m *machines) adopt(ctx context.Context) error {
 	paths, err := jail.List(m.jails)
 	if err != nil {
@@ -128,7 +130,7 @@ func (m *machines) adopt(ctx context.Context) error {
 		errs = append(errs, m.adoptJail(ctx, path))
 	}
 	for _, r := range m.table.all() {
-		if r.process.Load() == nil {
+		if r.process.Load() == nil && !r.unproven.Load() {
 			errs = append(errs, r.with(ctx, func() error { return m.clear(ctx, r) }))
 		}
 	}
@@ -137,19 +139,44 @@ func (m *machines) adopt(ctx context.Context) error {
 
 func (m *machines) adoptJail(ctx context.Context, path string) error {
 	for _, r := range m.table.all() {
-		if !jailOf(path, r) || r.process.Load() != nil {
-			continue
+		if jailOf(path, r) && r.process.Load() == nil {
+			return r.adopt(ctx, path)
 		}
-		p, err := jail.Adopt(ctx, path)
-		if errors.Is(err, jail.ErrGone) {
-			return jail.Remove(ctx, path)
-		}
-		if err == nil {
-			r.process.Store(p)
-		}
-		return err
 	}
 	return m.demolish(ctx, path) // nobody can ask for it any more
+}
+
+// adopt takes over the VMM of a jail of r, or removes the jail of one that is gone.
+func (r *reservation) adopt(ctx context.Context, path string) error {
+	p, err := jail.Adopt(ctx, path)
+	if errors.Is(err, jail.ErrGone) {
+		return jail.Remove(ctx, path)
+	}
+	if err != nil {
+		r.unproven.Store(true)
+		return err
+	}
+	r.process.Store(p)
+	return nil
+}
+
+// prove adopts what adopt could not, for who wants something of r, whose token he has.
+func (m *machines) prove(ctx context.Context, r *reservation) error {
+	if !r.unproven.Load() {
+		return nil
+	}
+	paths, err := jail.List(m.jails)
+	if err != nil {
+		return err
+	}
+	r.unproven.Store(false)
+	var errs []error
+	for _, path := range paths {
+		if jailOf(path, r) {
+			errs = append(errs, r.adopt(ctx, path))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // removeStrayTaps removes the devices of slots that nobody has reserved.

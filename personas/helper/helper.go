@@ -14,18 +14,17 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/user"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"banger/fc/jail"
 	"banger/install/layout"
 	"banger/netns"
 	"banger/ops"
 	"banger/personas"
 	"banger/store/disk/cow"
-	"banger/store/disk/dm"
 )
 
 // Folders of the helper. What is below /run ends with the boot, as VMs do.
@@ -63,6 +62,9 @@ func MainWith(vmm string, args []string) int {
 type config struct {
 	standalone  bool
 	owner       owner
+	binary      string        // path of an installed one
+	ownerName   string        // of an installed one
+	programs    *programs     // that were recorded, of an installed one
 	hostNS      int           // descriptor of the host's network namespace; -1 where it is out of reach
 	baseUID     int           // uid of the VM in slot 0
 	firecracker string        // path of its binary; found by PATH if empty
@@ -87,7 +89,11 @@ func parse(args []string) (config, error) {
 		if len(args) > 0 {
 			return c, errors.New("arguments: an installed helper takes none, a private one takes --standalone")
 		}
-		return installed(layout.Metadata)
+		c, err := installed(layout.Metadata)
+		if err != nil {
+			return c, err
+		}
+		return c, errors.Join(checkBinary(c.binary), checkOwner(c.ownerName, c.owner, user.Lookup))
 	}
 	if c.owner.uid <= 0 || c.owner.gid <= 0 {
 		return c, errors.New("arguments: --owner-uid and --owner-gid must name an ordinary user")
@@ -170,15 +176,11 @@ func serve(ctx context.Context, log *slog.Logger, c config) error {
 	m := &machines{
 		owner: c.owner, table: reservations, kernels: kept,
 		net: network, log: log, jails: jailDir, logs: logDir, baseUID: c.baseUID,
-		firecracker: c.firecracker, jailer: c.jailer, bangerVMM: c.vmm,
+		firecracker: c.firecracker, jailer: c.jailer, bangerVMM: c.vmm, programs: c.programs,
 	}
 	if c.standalone {
-		m.spare = &jail.Starter{}
+		m.startAsChildren()
 		defer m.spare.Relax()
-		m.startVMM, m.snapshots = withSnapshots(m.spare.Start), probeSnapshots
-		if err := dm.Sweep(ctx); err != nil {
-			log.Warn("remove disks that nobody has open, ignoring", "error", err)
-		}
 	} else {
 		l, err := units(ctx)
 		if err != nil {
@@ -189,7 +191,7 @@ func serve(ctx context.Context, log *slog.Logger, c config) error {
 	if err := m.adopt(ctx); err != nil {
 		log.Warn("adopt VMs, ignoring", "error", err)
 	}
-	s := &ops.Server{Log: log, Authorise: c.owner.authorise}
+	s := &ops.Server{Log: log, Authorise: c.owner.authorise, Vet: vet}
 	bind(s, m, &dns{network: network})
 
 	ctx, cancel := context.WithCancel(ctx)
@@ -297,7 +299,7 @@ func (m *machines) reconcile(context.Context, *ops.Call, ops.None) (ops.None, []
 		list = append(list, ops.Reservation{
 			Handle: r.rec.Handle, ID: r.rec.ID, Slot: r.rec.Slot,
 			Address: plan.Guest(r.rec.Slot).String(), MAC: plan.MAC(r.rec.Slot).String(),
-			Running: r.runs(),
+			Running: r.mayRun(),
 		})
 	}
 	f, err := memfd(list)

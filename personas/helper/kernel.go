@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,12 +22,21 @@ import (
 // Bounds of the kernels that are kept.
 const (
 	maxKernelBytes = 1 << 30
-	maxKernels     = 64 // the least recently used go first
+	maxKernels     = 64      // the least recently used go first
+	maxKeptBytes   = 8 << 30 // of all together; they go likewise
+	// keepFree stays free on the file system, as it does where disks are made. Root
+	// meets neither a quota nor the blocks that are kept for it.
+	keepFree = 256 << 20
 )
 
 // kernels keeps kernels and initrds by digest, in a folder that is root's: what
 // a VM boots cannot change under it, and needs no check when it starts.
-type kernels struct{ dir string }
+type kernels struct {
+	dir string
+
+	// putting is held over a put, so that no two count on the same room.
+	putting sync.Mutex
+}
 
 // open returns the content with this digest for reading.
 func (k *kernels) open(digest string) (*os.File, error) {
@@ -72,10 +82,20 @@ func (k *kernels) removeUnfinished() error {
 // put copies src to where open finds it, if src has this digest.
 func (k *kernels) put(ctx context.Context, digest string, src *os.File) (err error) {
 	tooLarge := &ops.Error{Code: ops.Limit, Message: "keep kernel: larger than 1 GiB"}
-	if info, err := src.Stat(); err != nil {
+	info, err := src.Stat()
+	if err != nil {
 		return fmt.Errorf("keep kernel: %w", err)
-	} else if info.Size() > maxKernelBytes {
+	}
+	if info.Size() > maxKernelBytes {
 		return tooLarge // before anything is written
+	}
+	k.putting.Lock()
+	defer k.putting.Unlock()
+	if k.have(digest) {
+		return nil // somebody was putting it
+	}
+	if err := k.checkRoom(info.Size()); err != nil {
+		return err
 	}
 	tmp, err := os.CreateTemp(k.dir, unfinished)
 	defer func() {
@@ -97,13 +117,9 @@ func (k *kernels) put(ctx context.Context, digest string, src *os.File) (err err
 		}
 	}()
 	sum := sha256.New()
-	in := contextReader{ctx, io.NewSectionReader(src, 0, maxKernelBytes+1)}
-	n, err := io.Copy(io.MultiWriter(tmp, sum), in)
-	if err != nil {
+	in := contextReader{ctx, io.NewSectionReader(src, 0, info.Size())} // more has no room, if it grows
+	if _, err := io.Copy(io.MultiWriter(tmp, sum), in); err != nil {
 		return err
-	}
-	if n > maxKernelBytes {
-		return tooLarge // it has grown
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != digest {
 		return &ops.Error{Code: ops.Invalid, Message: "keep kernel: content has digest " + got + ", not " + digest}
@@ -126,7 +142,22 @@ func (k *kernels) put(ctx context.Context, digest string, src *os.File) (err err
 	return k.prune()
 }
 
-// prune keeps the number of files bounded. A VM that runs has its kernel open
+// checkRoom refuses what would leave less than keepFree to others.
+func (k *kernels) checkRoom(bytes int64) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(k.dir, &st); err != nil {
+		return fmt.Errorf("keep kernel: look for room in %s: %w", k.dir, err)
+	}
+	if free := int64(st.Bavail) * st.Frsize; free-bytes < keepFree {
+		return &ops.Error{
+			Code: ops.Limit, Message: fmt.Sprintf("keep kernel: no space in %s: %d MiB free, %d needed, %d to be kept in reserve", k.dir, free>>20, bytes>>20, keepFree>>20),
+			HintText: "make room on that file system",
+		}
+	}
+	return nil
+}
+
+// prune keeps the number and the size of all files bounded. A VM that runs has its kernel open
 // and loses nothing; one that starts asks the daemon to put it again.
 func (k *kernels) prune() error {
 	entries, err := os.ReadDir(k.dir)
@@ -142,8 +173,11 @@ func (k *kernels) prune() error {
 	}
 	sort.Slice(infos, func(i, j int) bool { return infos[i].ModTime().After(infos[j].ModTime()) })
 	var errs []error
-	for _, info := range infos[min(len(infos), maxKernels):] {
-		errs = append(errs, os.Remove(filepath.Join(k.dir, info.Name())))
+	var kept int64
+	for i, info := range infos {
+		if kept += info.Size(); i >= maxKernels || kept > maxKeptBytes {
+			errs = append(errs, os.Remove(filepath.Join(k.dir, info.Name())))
+		}
 	}
 	return errors.Join(errs...)
 }

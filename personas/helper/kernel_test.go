@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -93,9 +95,14 @@ func small(t testing.TB, options string) string {
 }
 
 func TestKernelOnFullDisk(t *testing.T) {
-	k := &kernels{dir: small(t, "size=64k")}
+	// Of room that there is, what is in reserve is others'.
+	k := &kernels{dir: small(t, fmt.Sprint("size=", keepFree+64<<10))}
 	content := strings.Repeat("k", 256<<10)
-	wantCode(t, k.put(t.Context(), digestOf(content), source(t, content)), ops.Limit)
+	err := k.put(t.Context(), digestOf(content), source(t, content))
+	wantCode(t, err, ops.Limit)
+	if refused := (*ops.Error)(nil); errors.As(err, &refused) && refused.HintText == "" {
+		t.Errorf("no hint: %v", err)
+	}
 	if left := list(t, k.dir); len(left) > 0 {
 		t.Errorf("left %v", left)
 	}
@@ -133,6 +140,51 @@ func TestLeastRecentlyUsedKernelGoes(t *testing.T) {
 		if k.have(digestOf(content)) != want {
 			t.Errorf("%s is kept: %t, want %t", content, !want, want)
 		}
+	}
+}
+
+// All together they are bounded, too; the last one stays.
+func TestKernelsThatAreTooLargeTogether(t *testing.T) {
+	k := &kernels{dir: t.TempDir()}
+	old := time.Now().Add(-time.Hour)
+	for i := range 9 { // sparse, and 9 GiB
+		path := filepath.Join(k.dir, digestOf(fmt.Sprint(i)))
+		must(t, os.WriteFile(path, nil, 0o444))
+		must(t, os.Truncate(path, 1<<30))
+		at := old.Add(time.Duration(i) * time.Second)
+		must(t, os.Chtimes(path, at, at))
+	}
+	must(t, k.put(t.Context(), digestOf("new"), source(t, "new")))
+	if n := len(list(t, k.dir)); n != 8 || !k.have(digestOf("new")) || !k.have(digestOf("8")) || k.have(digestOf("1")) {
+		t.Errorf("%d are kept: %v", n, list(t, k.dir))
+	}
+}
+
+// Of many that come at once, no two count on the same room.
+func TestKernelsAtOnceShareTheRoom(t *testing.T) {
+	content := strings.Repeat("k", 4<<20)
+	k := &kernels{dir: small(t, fmt.Sprint("size=", keepFree+6<<20))}
+	var wg sync.WaitGroup
+	var kept atomic.Int32
+	begin := make(chan struct{})
+	for i := range 8 {
+		own := fmt.Sprint(i, content)
+		src := source(t, own)
+		wg.Go(func() {
+			<-begin
+			if err := k.put(t.Context(), digestOf(own), src); err == nil {
+				kept.Add(1)
+			} else {
+				wantCode(t, err, ops.Limit)
+			}
+		})
+	}
+	close(begin)
+	wg.Wait()
+	var st unix.Statfs_t
+	must(t, unix.Statfs(k.dir, &st))
+	if free := int64(st.Bavail) * st.Frsize; kept.Load() == 0 || free < keepFree {
+		t.Errorf("%d kept, %d bytes free", kept.Load(), free)
 	}
 }
 

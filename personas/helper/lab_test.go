@@ -71,22 +71,22 @@ func fakeVMM() {
 	case "flood": // much faster than any serial line
 		go func() {
 			block := bytes.Repeat([]byte("x"), 1<<20)
-			for ; ; time.Sleep(5 * time.Millisecond) {
+			for ; ; time.Sleep(20 * time.Millisecond) {
 				os.Stdout.Write(block)
 			}
 		}()
 	case "slow":
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(3 * time.Second)
 	case "silent":
 		time.Sleep(time.Minute)
 	}
+	fmt.Println("serving") // before it does: who started it reads the log at once
 	for _, path := range []string{"/run/vmm/v.sock", jail.APISocket} {
 		if _, err := net.Listen("unix", path); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
 		}
 	}
-	fmt.Println("serving")
 	time.Sleep(time.Minute)
 	os.Exit(0)
 }
@@ -230,7 +230,7 @@ func (l *lab) wantNothing(t testing.TB) {
 // eventually waits for what happens in another process, without an event.
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !is(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("waited in vain for ", what)
 		}

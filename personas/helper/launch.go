@@ -111,6 +111,9 @@ func (m *machines) vmm(name, id string) (*jail.Spec, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := m.programs.check(); err != nil {
+			return nil, err
+		}
 		spec.Binary, spec.Jailer = path, m.jailer
 		spec.Args = append([]string{"firecracker"}, args...)
 		if spec.Jailer == "" {

@@ -12,6 +12,7 @@ import (
 	"banger/fc/jail"
 	"banger/netns"
 	"banger/ops"
+	"banger/store/disk/cow"
 )
 
 // vmUIDs is the first uid and gid of VMs. It lies just above the range that
@@ -42,11 +43,20 @@ type machines struct {
 	forget      func(ctx context.Context, id string) error // what startVMM has left; may be nil
 	firecracker string                                     // configured path, or empty
 	jailer      string                                     // path of what starts that, or empty
+	programs    *programs                                  // what the two must be; nil where nothing was recorded
 	bangerVMM   string                                     // path of what speaks Firecracker's API over QEMU
 
 	// spare begins a start when a VM is reserved, which is soon to be started. It is
 	// nil where systemd starts the VMMs.
 	spare *jail.Starter
+}
+
+// startAsChildren makes VMMs children of this process, as a standalone helper does. Their
+// disks are no snapshots: nothing keeps the host's scanners off those.
+func (m *machines) startAsChildren() {
+	m.spare = &jail.Starter{}
+	m.startVMM = m.spare.Start
+	m.snapshots = func() error { return cow.ErrUnguarded }
 }
 
 // owner is whom the helper serves.
@@ -58,6 +68,9 @@ func (m *machines) start(ctx context.Context, call *ops.Call, a ops.VMStartArgs)
 		return ops.VMStartReply{}, nil, err
 	}
 	defer r.release()
+	if err := m.prove(ctx, r); err != nil {
+		return ops.VMStartReply{}, nil, err
+	}
 	if r.runs() {
 		if r.rec.Start != call.ID {
 			return ops.VMStartReply{}, nil, &ops.Error{Code: ops.Conflict, Message: "the VM runs already"}
@@ -107,11 +120,18 @@ func (m *machines) reconnect(ctx context.Context, _ *ops.Call, a ops.HandleArgs)
 // lockRunning is lock for a VM that must run.
 func (m *machines) lockRunning(ctx context.Context, handle string) (*reservation, error) {
 	r, err := m.table.lock(ctx, handle)
-	if err == nil && !r.runs() {
-		r.release()
-		return nil, &ops.Error{Code: ops.Conflict, Message: "the VM does not run"}
+	if err != nil {
+		return nil, err
 	}
-	return r, err
+	err = m.prove(ctx, r)
+	if err == nil && !r.runs() {
+		err = &ops.Error{Code: ops.Conflict, Message: "the VM does not run"}
+	}
+	if err != nil {
+		r.release()
+		return nil, err
+	}
+	return r, nil
 }
 
 func (m *machines) stop(ctx context.Context, _ *ops.Call, a ops.HandleArgs) (ops.None, []*os.File, error) {
@@ -144,11 +164,11 @@ func (m *machines) release(ctx context.Context, _ *ops.Call, a ops.HandleArgs) (
 	return ops.None{}, nil, m.table.forget(r)
 }
 
-// running counts VMMs that have not exited.
+// running counts VMMs that have not exited, as far as is known.
 func (m *machines) running() int {
 	n := 0
 	for _, r := range m.table.all() {
-		if r.runs() {
+		if r.mayRun() {
 			n++
 		}
 	}

@@ -67,6 +67,9 @@ type reservation struct {
 	// process is nil unless a VMM was started and not yet cleared away. Whoever
 	// has the token writes it; those who only count do not wait for an operation.
 	process atomic.Pointer[jail.Process]
+	// unproven says that there is a jail of r whose VMM, which may run, could not be
+	// adopted. It is written as process is.
+	unproven atomic.Bool
 }
 
 func newReservation(rec record) *reservation {
@@ -100,6 +103,9 @@ func (r *reservation) runs() bool {
 	return p != nil && !exited(p)
 }
 
+// mayRun is runs, and true of what adopt could not tell.
+func (r *reservation) mayRun() bool { return r.runs() || r.unproven.Load() }
+
 // table is every reservation, also on disk.
 type table struct {
 	dir string
@@ -111,11 +117,15 @@ type table struct {
 	handles map[string]*reservation
 	slots   map[int]*reservation
 	claims  claims
+	// released counts the slots that were given up, and last has at which count each was.
+	// A new helper counts anew.
+	released uint64
+	last     [maxVMs]uint64
 }
 
-// loadTable reads what an earlier helper had reserved. A record that cannot be
-// read is removed and told: its VM has no handle any more, so that adopt ends
-// it.
+// loadTable reads what an earlier helper had reserved. A record that makes no sense
+// is removed and told: its VM has no handle any more, so that adopt ends it. One that
+// cannot be read at all is an error: it may be as good as ever in a moment.
 func loadTable(dir string, log *slog.Logger) (*table, error) {
 	t := &table{
 		dir:     dir,
@@ -136,12 +146,19 @@ func loadTable(dir string, log *slog.Logger) (*table, error) {
 			}
 			continue
 		}
-		r, err := loadRecord(path)
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("load reservations: %w", err)
+		}
+		r, err := decodeRecord(data)
+		if err == nil && e.Name() != r.rec.ID+".json" {
+			err = fmt.Errorf("its id is %q", r.rec.ID)
+		}
 		if err == nil {
 			err = t.addLocked(r)
 		}
 		if err != nil {
-			log.Error("remove a reservation that cannot be read", "path", path, "error", err)
+			log.Error("remove a reservation that makes no sense", "path", path, "error", err)
 			if err := os.Remove(path); err != nil {
 				return nil, fmt.Errorf("load reservations: %w", err)
 			}
@@ -150,18 +167,11 @@ func loadTable(dir string, log *slog.Logger) (*table, error) {
 	return t, nil
 }
 
-func loadRecord(path string) (*reservation, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
+func decodeRecord(data []byte) (*reservation, error) {
 	r := newReservation(record{})
 	r.used = true
 	if err := json.Unmarshal(data, &r.rec); err != nil {
 		return nil, err
-	}
-	if filepath.Base(path) != r.rec.ID+".json" {
-		return nil, fmt.Errorf("its id is %q", r.rec.ID)
 	}
 	return r, r.rec.check()
 }
@@ -176,7 +186,9 @@ func (t *table) addLocked(r *reservation) error {
 	return nil
 }
 
-// reserve takes the lowest free slot. The same request gets the same answer.
+// reserve takes the slot that has been free for longest, of several the lowest: what is
+// still on its way to the VM that had an address last, an answer to a name or a packet of
+// a connection, is not to reach the next one. The same request gets the same answer.
 func (t *table) reserve(request string) (*reservation, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -185,11 +197,13 @@ func (t *table) reserve(request string) (*reservation, error) {
 			return r, nil
 		}
 	}
-	slot := 0
-	for t.slots[slot] != nil {
-		slot++
+	slot := -1
+	for s := range maxVMs {
+		if t.slots[s] == nil && (slot < 0 || t.last[s] < t.last[slot]) {
+			slot = s
+		}
 	}
-	if slot >= maxVMs {
+	if slot < 0 {
 		return nil, &ops.Error{Code: ops.Limit, Message: fmt.Sprintf("%d VMs are reserved already", maxVMs),
 			HintText: "delete VMs that you do not need"}
 	}
@@ -263,6 +277,8 @@ func (t *table) forget(r *reservation) error {
 		return fmt.Errorf("forget reservation: %w", err)
 	}
 	t.dropLocked(r)
+	t.released++
+	t.last[r.rec.Slot] = t.released
 	r.gone = true
 	return nil
 }

@@ -33,17 +33,46 @@ func TestReserve(t *testing.T) {
 	if first.rec.Slot != 0 || len(tb.all()) != 3 {
 		t.Errorf("the same request got slot %d of %d", first.rec.Slot, len(tb.all()))
 	}
-	// The lowest slot that is free is taken first.
 	middle, err := tb.reserve("request-1")
 	must(t, err)
 	must(t, tb.forget(middle))
 	again, err := tb.reserve("request-4")
 	must(t, err)
-	if again.rec.Slot != 1 || again.rec.Handle == middle.rec.Handle {
+	if again.rec.Slot != 3 || again.rec.Handle == middle.rec.Handle {
 		t.Errorf("got slot %d and handle %s", again.rec.Slot, again.rec.Handle)
 	}
 	if _, err := tb.lock(t.Context(), middle.rec.Handle); err == nil {
 		t.Error("a handle that was given up still names a VM")
+	}
+}
+
+// A slot is not taken again while another one has been free for longer.
+func TestSlotsRest(t *testing.T) {
+	tb := newTable(t, t.TempDir())
+	reserve := func(request string) *reservation {
+		r, err := tb.reserve(request)
+		must(t, err)
+		return r
+	}
+	for i := range 2 * maxVMs { // one VM after the other
+		r := reserve(fmt.Sprint("a", i))
+		if want := i % maxVMs; r.rec.Slot != want {
+			t.Fatalf("VM %d got slot %d, want %d", i, r.rec.Slot, want)
+		}
+		must(t, tb.forget(r))
+	}
+	all := make(map[int]*reservation)
+	for i := range maxVMs {
+		r := reserve(fmt.Sprint("b", i))
+		all[r.rec.Slot] = r
+	}
+	for _, slot := range []int{7, 3, 5} {
+		must(t, tb.forget(all[slot]))
+	}
+	for i, want := range []int{7, 3, 5} {
+		if r := reserve(fmt.Sprint("c", i)); r.rec.Slot != want {
+			t.Errorf("got slot %d, want %d", r.rec.Slot, want)
+		}
 	}
 }
 

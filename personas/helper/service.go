@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -205,8 +206,33 @@ func installed(path string) (config, error) {
 		return config{}, err
 	}
 	return config{
-		owner: owner{uid: r.Owner.UID, gid: r.Owner.GID}, firecracker: cmp.Or(r.Firecracker.Path, layout.Firecracker), jailer: r.Jailer.Path, baseUID: r.UIDs.First, hostNS: -1,
+		owner: owner{uid: r.Owner.UID, gid: r.Owner.GID}, ownerName: r.Owner.Name, binary: layout.Binary(r.Prefix),
+		programs: &programs{recorded: []layout.Program{r.Firecracker, r.Jailer}}, firecracker: cmp.Or(r.Firecracker.Path, layout.Firecracker), jailer: r.Jailer.Path, baseUID: r.UIDs.First, hostNS: -1,
 	}, nil
+}
+
+// checkBinary refuses to serve as a program that others than root can exchange: what is
+// started next would be theirs.
+func checkBinary(path string) error {
+	if err := layout.OnlyRoots(path); err != nil {
+		return fmt.Errorf("%w: find out who has changed it, and see \"banger doctor\"", err)
+	}
+	return nil
+}
+
+// checkOwner refuses to serve whoever has got the uid of an owner who is no more. It
+// finds users as the installer does, who takes nobody else for an owner.
+func checkOwner(name string, o owner, lookup func(string) (*user.User, error)) error {
+	u, err := lookup(name)
+	switch {
+	case errors.As(err, new(user.UnknownUserError)):
+		err = errors.New("there is no such user any more")
+	case err == nil && u.Uid != strconv.Itoa(o.uid):
+		err = fmt.Errorf("the user has uid %s now, and had %d", u.Uid, o.uid)
+	case err == nil:
+		return nil
+	}
+	return fmt.Errorf("serve owner %s: %w: \"sudo banger system uninstall\", then \"sudo banger system install --owner NAME\"", name, err)
 }
 
 // closeHost keeps the descriptor of the host's namespace from the VMMs.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync"
 	"time"
 
 	"banger/fc/jail"
@@ -70,9 +69,6 @@ func (m *machines) snapshotDisk(disks []file) (jail.Disk, error) {
 	}
 	return jail.Disk{File: disks[1].File, Origin: disks[0].File}, nil
 }
-
-// probeSnapshots asks once, as probeKVM does, and lets the kernel load what it needs.
-var probeSnapshots = sync.OnceValue(dm.Probe)
 
 // snapshotsWord is what the daemon is told of them.
 func (m *machines) snapshotsWord() string {

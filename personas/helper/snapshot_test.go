@@ -163,7 +163,7 @@ func TestDisksOfBusySnapshotStayClaimed(t *testing.T) {
 	t.Cleanup(hide)
 	must(t, os.MkdirAll("/sys/block/dm-0/dm", 0o755))
 	must(t, os.WriteFile("/sys/block/dm-0/dm/uuid", []byte("BANGER-"+r.rec.ID+"-disk0\n"), 0o644))
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	if _, _, err := l.stop(ctx, nil, l.handle(r)); !errors.Is(err, dm.ErrBusy) {
 		t.Errorf("stop says %v", err)
@@ -182,4 +182,23 @@ func inodeOf(t *testing.T, f *os.File) inode {
 	d, err := checkFile(f, testOwner.uid)
 	must(t, err)
 	return d.inode
+}
+
+// Without an installation nothing keeps the host's scanners off a snapshot: there are
+// none, whatever the kernel has, and who asks is told what helps.
+func TestStandaloneHasNoSnapshots(t *testing.T) {
+	l := newLab(t)
+	l.startAsChildren()
+	hello, _, err := l.hello(t.Context(), nil, ops.None{})
+	must(t, err)
+	if !strings.Contains(hello.Snapshots, "system install") {
+		t.Errorf("the daemon hears %q", hello.Snapshots)
+	}
+	args := l.args(t, l.reserved(t, "a"), "ok")
+	args.Snapshot = true
+	_, _, err = l.start(t.Context(), &ops.Call{ID: "start", Files: []*os.File{
+		l.sized(t, nil, imageBytes, os.O_RDONLY), l.sized(t, nil, cow.StoreBytes(imageBytes), os.O_RDWR),
+	}}, args)
+	wantCode(t, err, ops.Unsupported)
+	l.wantNothing(t)
 }

@@ -121,23 +121,25 @@ func TestDialEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestConnectionOutlivesContextOfDial(t *testing.T) {
-	admit := func(conn net.Conn) {
-		r := bufio.NewReader(conn)
-		for {
-			line, err := r.ReadString('\n')
-			switch {
-			case err != nil, strings.HasPrefix(line, "BEGIN"):
-				return
-			case strings.Contains(line, "AUTH EXTERNAL"):
-				conn.Write([]byte("OK 0123\r\n"))
-			case strings.Contains(line, "AUTH"):
-				conn.Write([]byte("REJECTED EXTERNAL\r\n"))
-			default:
-				conn.Write([]byte("AGREE_UNIX_FD\r\n"))
-			}
+// admit lets a client in, and says nothing further.
+func admit(conn net.Conn) {
+	r := bufio.NewReader(conn)
+	for {
+		line, err := r.ReadString('\n')
+		switch {
+		case err != nil, strings.HasPrefix(line, "BEGIN"):
+			return
+		case strings.Contains(line, "AUTH EXTERNAL"):
+			conn.Write([]byte("OK 0123\r\n"))
+		case strings.Contains(line, "AUTH"):
+			conn.Write([]byte("REJECTED EXTERNAL\r\n"))
+		default:
+			conn.Write([]byte("AGREE_UNIX_FD\r\n"))
 		}
 	}
+}
+
+func TestConnectionOutlivesContextOfDial(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	m, err := dial(ctx, listen(t, admit))
 	if err != nil {

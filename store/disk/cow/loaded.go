@@ -10,6 +10,11 @@ import (
 // ErrNotLoaded means that the kernel has no snapshots, or has not loaded them.
 var ErrNotLoaded = errors.New("the kernel has not loaded it")
 
+// ErrUnguarded is why there are no snapshots on a host without an installation: its
+// scanners would take what a guest has written for the host's own, an LVM volume or
+// the root's UUID.
+var ErrUnguarded = errors.New("needs banger's udev rule, which \"banger system install\" writes")
+
 // parts are what the kernel shows of itself, whoever asks, and what lets it do so.
 var parts = []struct{ path, module string }{
 	{"/sys/class/misc/device-mapper", "dm-mod"},
