@@ -6,7 +6,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"banger/testdata/host"
 )
@@ -79,6 +78,7 @@ func TestHostSeesWhatIsLeft(t *testing.T) {
 		mkdir /run/left && mount -t tmpfs left /run/left
 		sysctl -qw net.ipv4.ip_forward=1
 		setsid sleep 1000 >/dev/null 2>&1 &`)
+	waitFor(t, "the sleep", func() bool { return len(h.Pids("sleep")) == 1 }) // it is a shell's child first
 	diff := host.Difference(before, h.Look())
 	for _, want := range []string{"link left0", "netns left", "nft table inet left", "mount /run/left", "ip_forward 1", "process sleep 1000", "file /run/left"} {
 		if !slices.ContainsFunc(diff, func(line string) bool { return strings.HasPrefix(line, "+ ") && strings.Contains(line, want) }) {
@@ -86,7 +86,7 @@ func TestHostSeesWhatIsLeft(t *testing.T) {
 		}
 	}
 	h.Kill("sleep", syscall.SIGKILL)
-	h.WaitGone("sleep", 5*time.Second)
+	h.WaitGone("sleep", patience)
 }
 
 func TestHostWithASmallFileSystem(t *testing.T) {

@@ -194,6 +194,10 @@ func TestBackends(t *testing.T) {
 	} {
 		t.Run(c.backend+" on "+c.fs, func(t *testing.T) {
 			h := newHost(t, host.Config{StateFS: c.fs, StateMiB: 1500, Seed: seed(t)})
+			// Without an installation the host's scanners would see it.
+			if r := h.Run(host.Root, "banger", "vm", "create", "--backend", "snapshot", "--name", "web"); r.Code != 2 || !strings.Contains(r.Stderr, "udev rule") {
+				t.Errorf("a snapshot: %v", r)
+			}
 			h.Must(host.Root, "banger", "vm", "create", "--backend", c.backend, "--name", "web")
 			if got := h.Must(host.Root, "banger", "vm", "show", "web"); !strings.Contains(got, c.backend) {
 				t.Errorf("want %s:\n%s", c.backend, got)

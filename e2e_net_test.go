@@ -11,16 +11,29 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 
 	"banger/testdata/host"
 )
 
-// curl is a program for guests that have none: it prints what a TCP server
-// says, and gives up after two seconds.
-const curl = `timeout 2 bash -c 'exec 3<>/dev/tcp/$0/$1 && cat <&3' "$0" "$1"`
+// curl is a program for guests that have none: it prints what a TCP server at
+// ADDRESS PORT says, and gives up after so many SECONDS.
+const curl = `timeout "$2" bash -c 'exec 3<>/dev/tcp/$0/$1 && cat <&3' "$0" "$1"`
+
+// The seconds of a curl: with an answer it ends at once.
+const (
+	curlAnswered   = "20"
+	curlUnanswered = "2"
+)
+
+// curlSeconds are those of a curl that is to be answered, or not.
+func curlSeconds(answered bool) string {
+	if answered {
+		return curlAnswered
+	}
+	return curlUnanswered
+}
 
 // serveHello answers every connection with "hello" and who asks.
 func serveHello(ln net.Listener) {
@@ -50,7 +63,7 @@ func TestGuestReachesTheInternet(t *testing.T) {
 	}
 	defer func() { service.Process.Kill(); service.Wait() }()
 	waitFor(t, "the host's service", func() bool {
-		return h.Run(host.Root, "bash", "-c", curl, "127.0.0.1", "8080").Stdout == "host service"
+		return h.Run(host.Root, "bash", "-c", curl, "127.0.0.1", "8080", curlAnswered).Stdout == "host service"
 	})
 
 	for _, c := range []struct {
@@ -64,19 +77,19 @@ func TestGuestReachesTheInternet(t *testing.T) {
 	} {
 		t.Run("net "+c.net, func(t *testing.T) {
 			h.Must(host.Root, "banger", "vm", "run", "-d", "--name", "web", "--net", c.net)
-			ask := func(address, port string) string {
-				return h.Run(host.Root, "banger", "vm", "exec", "web", "--", "bash", "-c", curl, address, port).Stdout
+			ask := func(address, port string, answered bool) string {
+				return h.Run(host.Root, "banger", "vm", "exec", "web", "--", "bash", "-c", curl, address, port, curlSeconds(answered)).Stdout
 			}
 			hello := "hello " + host.Address // masqueraded: the guest's own address is nobody's business
-			if got := ask(host.Server, "80"); (got == hello) != c.public {
+			if got := ask(host.Server, "80", c.public); (got == hello) != c.public {
 				t.Errorf("public server says %q", got)
 			}
 			hello = "hello " + host.PrivateAddress
-			if got := ask(host.PrivateServer, "80"); (got == hello) != c.private {
+			if got := ask(host.PrivateServer, "80", c.private); (got == hello) != c.private {
 				t.Errorf("private server says %q", got)
 			}
 			for _, address := range []string{host.Address, host.PrivateAddress, gateway(t, h)} {
-				if got := ask(address, "8080"); got != "" {
+				if got := ask(address, "8080", false); got != "" {
 					t.Errorf("the host's service is reached at %s", address)
 				}
 			}
@@ -174,21 +187,22 @@ func TestGuestCannotLie(t *testing.T) {
 	liar, peer := showVM(t, h, "liar"), showVM(t, h, "peer")
 
 	// The peer listens, and hears the gateway's answer to its own question:
-	// proof that it would hear more.
+	// proof that it would hear more. What the gateway says last ends it.
 	listen, err := os.ReadFile("testdata/guest/listen.pl")
 	if err != nil {
 		t.Fatal(err)
 	}
 	out := &said{word: "ready", when: make(chan struct{})}
-	listener := h.Cmd(t.Context(), host.Root, "banger", "vm", "exec", "-i", "peer", "--", "perl", "-", "6")
+	listener := h.Cmd(t.Context(), host.Root, "banger", "vm", "exec", "-i", "peer", "--", "perl", "-", "200", "that-is-all")
 	listener.Stdin, listener.Stdout, listener.Stderr = bytes.NewReader(listen), out, out
 	if err := listener.Start(); err != nil {
 		t.Fatal(err)
 	}
-	<-out.when
+	out.await(t, "the peer's listener")
 	gw := gateway(t, h)
-	h.Run(host.Root, "banger", "vm", "exec", "peer", "--", "bash", "-c", curl, gw, "1")
 	gatewayMAC := h.Must(host.Root, "ip", "netns", "exec", "banger", "cat", "/sys/class/net/br0/address")
+	h.Run(host.Root, "banger", "vm", "exec", "peer", "--", "bash", "-c", curl, gw, "1", curlUnanswered)
+	waitFor(t, "the gateway's answer to the peer", func() bool { return strings.Contains(out.String(), gatewayMAC+" ") })
 
 	lie, err := os.ReadFile("testdata/guest/frame.pl")
 	if err != nil {
@@ -198,26 +212,28 @@ func TestGuestCannotLie(t *testing.T) {
 		host.Server, fmt.Sprint(port), gatewayMAC, peer.Address, peer.MAC); r.Code != 0 {
 		t.Fatalf("send frames: %v", r)
 	}
-	r := h.Run(host.Root, "banger", "vm", "exec", "liar", "--", "bash", "-c", curl, peer.Address, "22")
+	r := h.Run(host.Root, "banger", "vm", "exec", "liar", "--", "bash", "-c", curl, peer.Address, "22", curlUnanswered)
 	if r.Stdout != "" {
 		t.Errorf("liar reaches peer: %v", r)
 	}
-	waitCode(t, listener)
-
-	if got := heard(); !slices.Equal(got, []string{"honest"}) {
+	// Frames of one guest keep their order: with the last one all have come as far as they do.
+	waitFor(t, "the last frame", func() bool { return slices.Contains(heard(), "last") })
+	if got := heard(); !slices.Equal(got, []string{"honest", "last"}) {
 		t.Errorf("the server heard %v, want only what is honest", got)
-	}
-	if !strings.Contains(out.String(), gatewayMAC+" ") {
-		t.Errorf("the peer heard nothing of the gateway:\n%s", out)
-	}
-	for _, what := range []string{liar.MAC, "06:00:de:ad:be:ef", "to-peer", "to-all"} {
-		if strings.Contains(out.String(), what) {
-			t.Errorf("the peer heard %s:\n%s", what, out)
-		}
 	}
 	for line := range strings.Lines(h.Must(host.Root, "ip", "-n", "banger", "neigh", "show", "dev", "br0")) {
 		if strings.HasPrefix(line, peer.Address+" ") && strings.Contains(line, liar.MAC) || strings.Contains(line, "de:ad:be:ef") {
 			t.Errorf("the gateway believes %s", line)
+		}
+	}
+
+	h.Must(host.Root, "ip", "netns", "exec", "banger", "bash", "-c", "echo that-is-all >/dev/udp/$0/9", peer.Address)
+	if code := waitCode(t, listener); code != 0 {
+		t.Errorf("the peer's listener ends with %d:\n%s", code, out)
+	}
+	for _, what := range []string{liar.MAC, "06:00:de:ad:be:ef", "to-peer", "to-all"} {
+		if strings.Contains(out.String(), what) {
+			t.Errorf("the peer heard %s:\n%s", what, out)
 		}
 	}
 	h.Must(host.Root, "banger", "vm", "delete", "--force", "liar", "peer")
@@ -261,16 +277,12 @@ func TestFlushedRulesOpenNothing(t *testing.T) {
 	if err := listen.Start(); err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case <-out.when:
-	case <-time.After(patience):
-		t.Fatal(out)
-	}
+	out.await(t, "b's server")
 	b := showVM(t, h, "b").Address
-	if r := h.Run(host.Root, "banger", "vm", "exec", "b", "--", "bash", "-c", curl, b, "80"); r.Stdout != "hello" {
+	if r := h.Run(host.Root, "banger", "vm", "exec", "b", "--", "bash", "-c", curl, b, "80", curlAnswered); r.Stdout != "hello" {
 		t.Errorf("b does not reach itself: %v", r)
 	}
-	if r := h.Run(host.Root, "banger", "vm", "exec", "a", "--", "bash", "-c", curl, b, "80"); r.Stdout != "" {
+	if r := h.Run(host.Root, "banger", "vm", "exec", "a", "--", "bash", "-c", curl, b, "80", curlUnanswered); r.Stdout != "" {
 		t.Errorf("a reaches b: %v", r)
 	}
 	listen.Process.Kill()

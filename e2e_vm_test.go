@@ -287,7 +287,7 @@ func fileSum(t *testing.T, file string) string {
 // returned where out is nil.
 func stream(t *testing.T, h *host.Host, file string, out io.Writer, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	f, err := os.Open(file)
 	if err != nil {

@@ -10,8 +10,9 @@ import (
 	"banger/testdata/host"
 )
 
-// patience is how long a test waits for what should come soon.
-const patience = time.Minute
+// patience is how long a test waits for what should come soon: longer than banger, which
+// starts an emulated guest that hangs once more after a minute.
+const patience = 4 * time.Minute
 
 // said collects what a command prints, and tells when it has said a word.
 type said struct {
@@ -43,6 +44,16 @@ func (s *said) String() string {
 	return s.text.String()
 }
 
+// await waits until word was said, by what.
+func (s *said) await(t *testing.T, what string) {
+	t.Helper()
+	select {
+	case <-s.when:
+	case <-time.After(patience):
+		t.Fatalf("%s: did not say %q: %s", what, s.word, s)
+	}
+}
+
 // startSaying starts a command of root and waits until it has printed word.
 func startSaying(t *testing.T, h *host.Host, word string, args ...string) (*host.Cmd, *said) {
 	t.Helper()
@@ -52,11 +63,7 @@ func startSaying(t *testing.T, h *host.Host, word string, args ...string) (*host
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("%s: %v", strings.Join(args, " "), err)
 	}
-	select {
-	case <-out.when:
-	case <-time.After(patience):
-		t.Fatalf("%s: did not say %q: %s", strings.Join(args, " "), word, out)
-	}
+	out.await(t, strings.Join(args, " "))
 	return cmd, out
 }
 

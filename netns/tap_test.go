@@ -208,14 +208,11 @@ func TestHundredthTapCostsWhatTheFirstDid(t *testing.T) {
 		must(t, n.CreateTap(t.Context(), Tap{Slot: slot, VMID: "a", Policy: Internet}))
 		took = append(took, time.Since(start))
 	}
-	median := func(d []time.Duration) time.Duration {
-		d = slices.Sorted(slices.Values(d))
-		return d[len(d)/2]
-	}
-	first, last := median(took[:15]), median(took[85:])
-	t.Logf("first 15 taps %v each, last 15 %v each", first, last)
+	// The fastest of each: what else the machine does only makes them slower.
+	first, last := slices.Min(took[:15]), slices.Min(took[85:])
+	t.Logf("first 15 taps %v, last 15 %v at best", first, last)
 	if last > 2*first+5*time.Millisecond {
-		t.Errorf("the last taps took %v each, the first %v", last, first)
+		t.Errorf("the last taps took %v at best, the first %v", last, first)
 	}
 	start := time.Now()
 	must(t, n.Remove(t.Context()))
@@ -266,8 +263,7 @@ func TestRemoveTapDoesNotWait(t *testing.T) {
 			must(t, remove())
 			times = append(times, time.Since(begin))
 		}
-		slices.Sort(times)
-		return times[len(times)/2]
+		return slices.Min(times)
 	}
 	kernel := took(func() error { return n.rt.DeleteLink(tapLink(t, n, 3).Index) })
 	ours := took(func() error { return n.RemoveTap(t.Context(), 3) })

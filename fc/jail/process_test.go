@@ -31,12 +31,12 @@ func TestWait(t *testing.T) {
 		t.Errorf("wait with a deadline: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(50*time.Millisecond, cancel)
 	begin := time.Now()
+	time.AfterFunc(50*time.Millisecond, cancel)
 	if _, err := p.Wait(ctx); !errors.Is(err, context.Canceled) || errors.Is(err, ErrWaitTimeout) {
 		t.Errorf("wait that was cancelled: %v", err)
 	}
-	if d := time.Since(begin); d > time.Second {
+	if d := time.Since(begin); d > 10*time.Second {
 		t.Errorf("cancelled after %v", d)
 	}
 	if err := p.Release(); !errors.Is(err, ErrRunning) {
@@ -229,11 +229,15 @@ func TestNothingIsLeftOpen(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := len(list("/proc/self/fd")); n != files {
-		t.Errorf("%d descriptors before, %d after", files, n)
-	}
-	if n := runtime.NumGoroutine(); n > goroutines {
-		t.Errorf("%d goroutines before, %d after", goroutines, n)
+	// What was told to end may take a moment.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		nowFiles, nowGoroutines := len(list("/proc/self/fd")), runtime.NumGoroutine()
+		if nowFiles <= files && nowGoroutines <= goroutines {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d descriptors and %d goroutines before, %d and %d after", files, goroutines, nowFiles, nowGoroutines)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -304,14 +305,43 @@ func TestSignalsReachTheCommand(t *testing.T) {
 	}
 }
 
+// Signals that wait are merged into one, so that each interrupt waits until the command
+// has heard the one before. Where three have taken too long they are sent again: that it
+// is the third within a second is for TestThirdInterruptGivesUp to say.
 func TestThreeInterruptsLeaveAStubbornCommand(t *testing.T) {
 	d := newFake(t)
-	signal, wait := d.startUntilReady("vm", "run", "-q", "--rm", "--", "sh", "-c", `trap '' INT; echo ready; exec sleep 60`)
-	for range 3 {
-		signal(syscall.SIGINT)
-		time.Sleep(50 * time.Millisecond) // signals that wait are merged into one
+	heard := filepath.Join(t.TempDir(), "heard")
+	signal, wait := d.startUntilReady("vm", "run", "-q", "--rm", "--", "sh", "-c",
+		`trap 'echo >>`+heard+`' INT; echo ready; i=0; while [ $((i += 1)) -lt 5000 ]; do sleep 0.02; done`)
+	count := func() int64 {
+		info, err := os.Stat(heard)
+		if err != nil {
+			return 0
+		}
+		return info.Size()
 	}
-	if got := wait(); got.code != 130 {
+	ended := make(chan result, 1)
+	go func() { ended <- wait() }()
+	for try := 1; len(ended) == 0; try++ {
+		if try > 5 {
+			signal(syscall.SIGKILL)
+			t.Fatal("interrupts do not end it")
+		}
+		for range 2 {
+			before := count()
+			signal(syscall.SIGINT)
+			for begin := time.Now(); count() == before; time.Sleep(time.Millisecond) {
+				if time.Since(begin) > 20*time.Second {
+					t.Fatal("the command has not heard an interrupt")
+				}
+			}
+		}
+		signal(syscall.SIGINT)
+		for begin := time.Now(); len(ended) == 0 && time.Since(begin) < 10*time.Second; {
+			time.Sleep(time.Millisecond) // one more would end the deletion
+		}
+	}
+	if got := <-ended; got.code != 130 {
 		t.Errorf("%+v", got)
 	}
 	if !strings.HasSuffix(d.log(), "delete vm-1 true") {

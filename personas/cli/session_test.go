@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/creack/pty"
@@ -110,6 +111,36 @@ func TestShellOnATerminal(t *testing.T) {
 	}
 	if !strings.HasSuffix(d.log(), "delete vm-1 true") {
 		t.Errorf("calls: %s", d.log())
+	}
+}
+
+// It is the third interrupt within a second that gives up on a command; all are passed on.
+func TestThirdInterruptGivesUp(t *testing.T) {
+	for _, c := range []struct {
+		pauses []time.Duration // before each interrupt
+		gives  bool
+	}{
+		{[]time.Duration{0, 0}, false},
+		{[]time.Duration{0, 0, 0}, true},
+		{[]time.Duration{0, impatience / 2, impatience/2 - 1}, true},
+		{[]time.Duration{0, impatience / 2, impatience / 2, impatience / 2}, false},
+		{[]time.Duration{0, impatience, 0, 0}, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			passed := make(chan syscall.Signal, len(c.pauses))
+			var cause error
+			press := forward(passed, func(err error) { cause = err })
+			for i, pause := range c.pauses {
+				if cause != nil {
+					t.Errorf("%v: gave up at interrupt %d", c.pauses, i)
+				}
+				time.Sleep(pause)
+				press(syscall.SIGINT)
+			}
+			if (cause != nil) != c.gives || len(passed) != len(c.pauses) {
+				t.Errorf("%v: gave up: %v; %d passed on", c.pauses, cause, len(passed))
+			}
+		})
 	}
 }
 

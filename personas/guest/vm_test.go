@@ -263,7 +263,7 @@ func (m *vm) shutdown(t *testing.T, req link.ShutdownRequest) {
 	select {
 	case <-m.ended:
 		t.Logf("ended after %v", time.Since(begin).Round(time.Millisecond))
-	case <-time.After(60 * time.Second):
+	case <-time.After(time.Duration(60+req.GraceSeconds) * time.Second):
 		t.Fatal("the guest does not end")
 	}
 }

@@ -15,26 +15,27 @@ import (
 // What a boot hangs at is what its host hears; one that is over says nothing more.
 func TestWatch(t *testing.T) {
 	for _, test := range []struct {
-		name  string
-		boot  func(*watch)
-		hears string
+		name     string
+		patience time.Duration // of the host
+		boot     func(*watch)
+		hears    string
 	}{
-		{"hangs", func(w *watch) {
+		{"hangs", 20 * time.Second, func(w *watch) {
 			w.at("ask the host")
 			w.step("bring up the network")()
 			w.step("load modules")
 			w.at("mount the disk")
 		}, "still at: mount the disk, load modules"},
-		{"is over", func(w *watch) { w.at("mount the disk"); w.end() }, "EOF"},
+		{"is over", time.Second, func(w *watch) { w.at("mount the disk"); w.end() }, "EOF"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			ours, theirs := net.Pipe()
 			defer theirs.Close()
 			var w watch
 			w.tell(newHost(ours, nil))
-			w.begin(50 * time.Millisecond)
+			w.begin(300 * time.Millisecond)
 			test.boot(&w)
-			closing := time.AfterFunc(500*time.Millisecond, func() { ours.Close() })
+			closing := time.AfterFunc(test.patience, func() { ours.Close() })
 			defer closing.Stop()
 			_, err := link.ReadReady(context.Background(), theirs)
 			if err == nil || !strings.Contains(err.Error(), test.hears) {

@@ -2,7 +2,7 @@
 #
 #   frame.pl SERVER-ADDRESS PORT GATEWAY-MAC PEER-ADDRESS PEER-MAC
 #
-# Each carries a word that says what is false about it. "honest" is true.
+# Each carries a word that says what is false about it. "honest" is true, and so is "last".
 use strict;
 use Socket;
 
@@ -26,6 +26,7 @@ send_frame("\xff" x 6, $mac, 0x0800, udp($own, "255.255.255.255", "to-all"));
 send_frame("\xff" x 6, $mac, 0x0806, arp($mac, $peer, "\xff" x 6, $peer));
 # And one from a MAC that is not mine.
 send_frame("\xff" x 6, mac("06:00:de:ad:be:ef"), 0x0806, arp(mac("06:00:de:ad:be:ef"), $own, "\xff" x 6, $own));
+send_frame(mac($gateway_mac), $mac, 0x0800, udp($own, $server, "last"));
 
 sub read_line { open my $f, "<", $_[0] or die "$_[0]: $!"; chomp(my $l = <$f>); $l }
 sub mac { pack "H12", $_[0] =~ s/://gr }

@@ -126,23 +126,27 @@ func (h *Host) enter(f func() error) error {
 	return f()
 }
 
-// Run runs a command of the host without input, for at most two minutes.
+// Run runs a command of the host without input, for at most six minutes.
 func (h *Host) Run(user User, args ...string) Result {
 	h.t.Helper()
 	return h.Input(user, "", args...)
 }
 
+// runTime bounds a command: banger alone waits three minutes for an emulated guest that
+// hangs, and ten guests at once are slow.
+const runTime = 6 * time.Minute
+
 // Input is Run with standard input.
 func (h *Host) Input(user User, stdin string, args ...string) Result {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), runTime)
 	defer cancel()
 	cmd := h.Cmd(ctx, user, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
 	err := cmd.Run()
 	if ctx.Err() != nil {
-		h.t.Fatalf("%s: no end after two minutes\nstdout: %s\nstderr: %s", strings.Join(args, " "), &stdout, &stderr)
+		h.t.Fatalf("%s: no end after %v\nstdout: %s\nstderr: %s", strings.Join(args, " "), runTime, &stdout, &stderr)
 	}
 	r := Result{Stdout: stdout.String(), Stderr: stderr.String(), Code: Code(cmd.ProcessState)}
 	if cmd.ProcessState == nil {

@@ -27,6 +27,10 @@ type Terminal struct {
 	more   chan struct{} // closed and replaced when output grows
 }
 
+// patience is how long a terminal is waited for: longer than banger waits for an emulated
+// guest that hangs, and is started once more.
+const patience = 4 * time.Minute
+
 // Pty starts a command of the host on a terminal of 24 rows and 80 columns.
 func (h *Host) Pty(ctx context.Context, user User, args ...string) *Terminal {
 	h.t.Helper()
@@ -84,10 +88,10 @@ func (t *Terminal) Resize(rows, cols uint16) {
 }
 
 // Expect waits until the terminal has shown text after what was expected
-// before, for at most a minute.
+// before, for at most four minutes.
 func (t *Terminal) Expect(text string) {
 	t.h.t.Helper()
-	deadline := time.After(time.Minute)
+	deadline := time.After(patience)
 	for {
 		t.mu.Lock()
 		i := strings.Index(t.output.String()[t.seen:], text)
@@ -116,15 +120,15 @@ func (t *Terminal) Output() string {
 	return t.output.String()
 }
 
-// Wait waits for the end of the command, for at most a minute, and returns its
-// exit code.
+// Wait waits for the end of the command, for at most four minutes, and returns
+// its exit code.
 func (t *Terminal) Wait() int {
 	t.h.t.Helper()
 	ended := make(chan struct{})
 	go func() { t.cmd.Wait(); close(ended) }()
 	select {
 	case <-ended:
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		t.cmd.Signal(syscall.SIGKILL)
 		<-ended
 		t.h.t.Fatalf("command on the terminal did not end: %q", t.Output())

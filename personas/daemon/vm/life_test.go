@@ -265,6 +265,7 @@ func TestSilentGuestIsStartedAgain(t *testing.T) {
 	} {
 		l := newLab(t)
 		l.SilentTime = 200 * time.Millisecond
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		var starts atomic.Int32
 		l.h.set(func() {
 			l.h.before = func(step string) error {
@@ -276,13 +277,15 @@ func TestSilentGuestIsStartedAgain(t *testing.T) {
 							l.h.manner = "silent"
 						}
 					})
+					if n == tt.starts && !tt.up { // long enough for one more start
+						time.AfterFunc(4*l.SilentTime, cancel)
+					}
 				}
 				return nil
 			}
 		})
 		rec := l.spec("web")
 		rec.Emulated = tt.emulated
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		var notices []string
 		_, err := l.Create(ctx, rec, func(e api.Event) { notices = append(notices, e.Notice) })
 		cancel()

@@ -331,12 +331,12 @@ func TestAutoRemove(t *testing.T) {
 		l.held(t)
 		_, err := l.Hold("web")
 		must(t, err)
-		l.claim = 300 * time.Millisecond
+		l.claim = 2 * time.Second
 		l.restart(t)
 		must(t, l.Reconcile(t.Context()))
 		release, err := l.Hold("web")
 		must(t, err)
-		time.Sleep(2 * l.claim) // longer than anybody waits
+		time.Sleep(l.claim + 500*time.Millisecond) // longer than anybody waits
 		l.wantState(t, "web", api.Running)
 		release()
 		l.wantNothing(t)
