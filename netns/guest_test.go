@@ -13,9 +13,11 @@ import (
 	"testing"
 	"time"
 
-	"banger/netns/rtnl"
-
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"banger/netns/rtnl"
 )
 
 // vnetHeader is what precedes a frame on a tap: struct virtio_net_hdr.
@@ -336,6 +338,55 @@ func TestHostServicesStayBarredOnNewAddresses(t *testing.T) {
 	serve(t, w.host, ":22")
 	join(t, w.host, "wan2", "203.0.113.1/24", newSpace(t), "eth0", "203.0.113.2/24") // after Ensure
 	barred(t, guest, "203.0.113.1:22", "guest to the host's new address")
+}
+
+// What the host publishes for others by a rule of its own is a service of the host, at
+// whatever address it is asked.
+func TestPublishedServicesStayBarred(t *testing.T) {
+	w := newWorld(t)
+	guests := map[Policy]space{Internet: newGuest(t, w.n, 0, Internet), Full: newGuest(t, w.n, 1, Full)}
+	join(t, w.host, "wan2", "203.0.113.1/24", newSpace(t), "eth0", "203.0.113.2/24") // after Ensure
+	c, err := transaction(w.host)
+	must(t, err)
+	table := c.AddTable(&nftables.Table{Name: "publish", Family: nftables.TableFamilyIPv4})
+	chain := c.AddChain(&nftables.Chain{Name: "prerouting", Table: table, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
+	rule(c, chain, proto(unix.IPPROTO_TCP), port(destPort, 8000), match{
+		&expr.Immediate{Register: reg, Data: []byte{10, 9, 9, 10}},
+		&expr.Immediate{Register: reg + 1, Data: []byte{8080 >> 8, 8080 & 0xff}},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg, RegProtoMin: reg + 1},
+	})
+	must(t, c.Flush())
+	defaultRoute(t, w.lan, "eth0", "10.9.9.1")
+
+	for _, addr := range []string{"203.0.113.1:8000", "198.51.100.1:8000"} {
+		reaches(t, w.internet, "198.51.100.1:8000", "the internet to what is published")
+		for p, guest := range guests {
+			barred(t, guest, addr, p.String()+" to what is published")
+		}
+	}
+	reaches(t, guests[Full], lanServer, "full to the same server by its own address")
+}
+
+// The namespace answers, and opens no connection: what runs in it is of guests.
+func TestNamespaceReachesNobody(t *testing.T) {
+	w := newWorld(t)
+	guest := newGuest(t, w.n, 0, Full)
+	serve(t, guest, ":8080")
+	serve(t, w.host, ":22")
+	for what, addr := range map[string]string{
+		"the internet":      internetServer,
+		"the LAN":           lanServer,
+		"a guest":           w.n.Plan().Guest(0).String() + ":8080",
+		"the host":          w.n.Plan().UplinkHost().String() + ":22",
+		"metadata services": "169.254.169.254:80",
+	} {
+		barred(t, w.n.inner, addr, "the namespace to "+what)
+	}
+	if _, err := datagram(t, w.n.inner, w.n.Plan().Guest(0).String()+":8080", "x", moment); err == nil {
+		t.Error("the namespace has sent a datagram")
+	}
+	reaches(t, guest, internetServer, "the guest")
 }
 
 func TestResolverIsReachedByThoseWithAPolicy(t *testing.T) {

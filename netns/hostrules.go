@@ -20,7 +20,9 @@ func (n *Namespace) hostTable() *nftables.Table {
 //
 //   - what comes from the namespace gets the host's address on its way out;
 //   - into the namespace pass only answers to it;
-//   - to the host itself pass only answers to what the host opened.
+//   - to the host itself pass only answers to what the host opened, and nothing to what
+//     it publishes for others, as Docker does: that is a service of the host too,
+//     whatever address it is asked at.
 //
 // It can only forbid: where another table drops what is forwarded, this one
 // cannot help. That is for the doctor to tell.
@@ -37,6 +39,7 @@ func (n *Namespace) ensureHostRules() error {
 	forward := baseChain(c, t, "forward", nftables.ChainHookForward, nftables.ChainPolicyAccept)
 	rule(c, forward, to(uplink), answers(), accept())
 	rule(c, forward, to(uplink), drop())
+	rule(c, forward, from(uplink), redirected(), drop())
 
 	input := baseChain(c, t, "input", nftables.ChainHookInput, nftables.ChainPolicyAccept)
 	rule(c, input, from(uplink), answers(), accept())

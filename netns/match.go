@@ -129,9 +129,18 @@ func answers() match {
 // fresh matches the first packet of a connection.
 func fresh() match { return state(expr.CtStateBitNEW) }
 
-func state(bits uint32) match {
+// redirected matches packets of a connection whose destination was changed.
+func redirected() match {
+	const destinationChanged = 1 << 5 // IPS_DST_NAT
+	return tracked(expr.CtKeySTATUS, destinationChanged)
+}
+
+func state(bits uint32) match { return tracked(expr.CtKeySTATE, bits) }
+
+// tracked matches where one of the bits is set in what is known of the connection.
+func tracked(key expr.CtKey, bits uint32) match {
 	return match{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: reg},
+		&expr.Ct{Key: key, Register: reg},
 		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4,
 			Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: make([]byte, 4)},

@@ -88,6 +88,7 @@ func (n *Namespace) ensurePolicy(hostAddrs []netip.Addr) error {
 	}
 	gateway := n.gatewayChain(c, t)
 	n.inputChain(c, t, sets, gateway)
+	outputChain(c, t)
 	if err := n.forwardChain(c, t, sets, flows, hostAddrs); err != nil {
 		return fmt.Errorf("write policy: %w", err)
 	}
@@ -109,6 +110,14 @@ func (n *Namespace) inputChain(c *nftables.Conn, t *nftables.Table, sets map[Pol
 		rule(c, chain, from(bridgeName), ipv4(), sourceIn(sets[p]), jump(gateway))
 	}
 	rule(c, chain, from(uplinkName), ipv4(), source(n.plan.UplinkHost()), jump(gateway))
+}
+
+// outputChain lets the namespace itself answer, and open nothing: VMMs run in it, and a
+// guest that has taken its own over shall reach nobody.
+func outputChain(c *nftables.Conn, t *nftables.Table) {
+	chain := baseChain(c, t, "output", nftables.ChainHookOutput, nftables.ChainPolicyDrop)
+	rule(c, chain, to("lo"), accept())
+	rule(c, chain, answers(), accept())
 }
 
 // gatewayChain says what the gateway answers: names and pings.

@@ -229,6 +229,7 @@ func TestFilesOfTheHost(t *testing.T) {
 		{"routes unreadable", nil, func(h Host) Result { return h.uplink(t.Context()) }, Info, "cannot be read"},
 		{"forwarding", map[string]string{"proc/sys/net/ipv4/ip_forward": "1\n"}, func(h Host) Result { return h.forwarding(t.Context()) }, OK, "is 1"},
 		{"no forwarding", map[string]string{"proc/sys/net/ipv4/ip_forward": "0\n"}, func(h Host) Result { return h.forwarding(t.Context()) }, OK, "puts it back"},
+		{"forwarding lost", map[string]string{"proc/sys/net/ipv4/ip_forward": "0\n", "run/netns/banger": ""}, func(h Host) Result { return h.forwarding(t.Context()) }, Fail, "system restart"},
 		{"forwarding unreadable", nil, func(h Host) Result { return h.forwarding(t.Context()) }, Info, "cannot be read"},
 	}
 	for _, tt := range tests {

@@ -8,11 +8,13 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"banger/install/layout"
 )
 
 // namespace tells whether banger's network is up, and whether it could be made.
 func (h Host) namespace(context.Context) Result {
-	if h.exists("/run/netns/banger") {
+	if h.exists(layout.NetNS) {
 		return Result{OK, "banger's network namespace is up", ""}
 	}
 	if os.Geteuid() != 0 {
@@ -88,6 +90,9 @@ func (h Host) forwarding(context.Context) Result {
 	case h.readOnly("/proc/sys/net"):
 		return Result{Fail, "net.ipv4.ip_forward is 0 and cannot be set, as /proc/sys is read-only",
 			"set it from outside (docker: --sysctl net.ipv4.ip_forward=1)"}
+	case h.exists(layout.NetNS):
+		return Result{Fail, "net.ipv4.ip_forward was set to 0 while banger's network is up: guests reach nobody",
+			`set it to 1, as "sudo banger system restart" does, and look in /etc/sysctl.d for what sets it`}
 	}
 	return Result{OK, "net.ipv4.ip_forward is 0; banger sets it while its network is up, and puts it back", ""}
 }
