@@ -33,7 +33,7 @@ func benchExec(b *testing.B, t *table) {
 	h.Must(host.Root, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
 	h.Must(host.Root, "banger", "vm", "exec", "web", "--", "mkdir", "-p", "-m", "700", "/root/.ssh")
 	h.Must(host.Root, "banger", "vm", "cp", key+".pub", "web:/root/.ssh/authorized_keys")
-	ssh := []string{"ip", "netns", "exec", "banger", "ssh", "-F", "none", "-i", key, "-o", "BatchMode=yes",
+	ssh := []string{"ssh", "-F", "none", "-i", key, "-o", "BatchMode=yes",
 		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "root@" + vm.Address, "true"}
 	awaitSuccess(b, h, ssh)
 

@@ -118,6 +118,11 @@ func outputChain(c *nftables.Conn, t *nftables.Table) {
 	chain := baseChain(c, t, "output", nftables.ChainHookOutput, nftables.ChainPolicyDrop)
 	rule(c, chain, to("lo"), accept())
 	rule(c, chain, answers(), accept())
+	// Errors about the first packet of a connection, which is not one yet.
+	const unreachable, timeExceeded = 3, 11
+	for _, kind := range []byte{unreachable, timeExceeded} {
+		rule(c, chain, to(bridgeName), ipv4(), proto(unix.IPPROTO_ICMP), network(20, kind), accept())
+	}
 }
 
 // gatewayChain says what the gateway answers: names and pings.

@@ -37,9 +37,9 @@ func WithRequestID(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, requestIDKey{}, id)
 }
 
-// callTimeout bounds a call: a helper gives up an operation before, and has time to undo
-// it.
-const callTimeout = opTimeout + 30*time.Second
+// callTimeout bounds a call, from when it has its turn: a helper gives up an operation
+// before, and has time to undo it.
+const callTimeout = 2 * opTimeout
 
 func (c *Client) roundTrip(ctx context.Context, op *Decl, args any, files []*os.File, out any) ([]*os.File, error) {
 	id, _ := ctx.Value(requestIDKey{}).(string)
@@ -50,15 +50,15 @@ func (c *Client) roundTrip(ctx context.Context, op *Decl, args any, files []*os.
 	if err != nil {
 		return nil, fmt.Errorf("helper %s: encode: %w", op.Name, err)
 	}
-	caller := ctx
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
 	select {
 	case c.slot <- struct{}{}:
 		defer func() { <-c.slot }()
 	case <-ctx.Done():
-		return nil, fmt.Errorf("helper %s: %w", op.Name, ended(caller))
+		return nil, fmt.Errorf("helper %s: %w", op.Name, ctx.Err())
 	}
+	caller := ctx
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	req := &request{V: Version, ID: id, Op: op.Name, Args: raw}
 	got, err := c.ask(ctx, req, files, op.FilesOut, out)
 	if hungUp(err) && ctx.Err() == nil {

@@ -186,6 +186,7 @@ func (s *Server) serveConn(ctx context.Context, conn *net.UnixConn) {
 			s.letGo(fds)
 			return
 		}
+		conn.SetDeadline(time.Now().Add(idleTimeout)) // to undo it may have taken more than it had
 		err = send(conn, out, outFiles, MaxReply)
 		closeAll(outFiles)
 		s.letGo(fds)

@@ -92,7 +92,7 @@ func (h Host) forwarding(context.Context) Result {
 			"set it from outside (docker: --sysctl net.ipv4.ip_forward=1)"}
 	case h.exists(layout.NetNS):
 		return Result{Fail, "net.ipv4.ip_forward was set to 0 while banger's network is up: guests reach nobody",
-			`set it to 1, as "sudo banger system restart" does, and look in /etc/sysctl.d for what sets it`}
+			`set it to 1 ("sudo banger system restart" does, where banger is installed), and look in /etc/sysctl.d for what sets it`}
 	}
 	return Result{OK, "net.ipv4.ip_forward is 0; banger sets it while its network is up, and puts it back", ""}
 }

@@ -169,14 +169,16 @@ func (m *machines) prove(ctx context.Context, r *reservation) error {
 	if err != nil {
 		return err
 	}
-	r.unproven.Store(false)
 	var errs []error
 	for _, path := range paths {
-		if jailOf(path, r) {
+		if jailOf(path, r) && r.process.Load() == nil {
 			errs = append(errs, r.adopt(ctx, path))
 		}
 	}
-	return errors.Join(errs...)
+	// Not before: who asks meanwhile what runs must not hear that this one does not.
+	err = errors.Join(errs...)
+	r.unproven.Store(err != nil)
+	return err
 }
 
 // removeStrayTaps removes the devices of slots that nobody has reserved.

@@ -17,12 +17,16 @@ import (
 // programs are Firecracker and its jailer as the installer has recorded them. VMs run
 // in no other.
 type programs struct {
-	recorded []layout.Program
+	record string // path of the record
 
-	// mu guards the field that follows, and is held while a program is read.
-	mu   sync.Mutex
-	seen map[string]stamp // those that are what was recorded, by path
+	// mu guards the fields that follow, and is held while a program is read.
+	mu       sync.Mutex
+	recorded []layout.Program
+	seen     map[string]stamp // those that are what was recorded, by path
 }
+
+// set takes the programs from a record.
+func (p *programs) set(r layout.Record) { p.recorded = []layout.Program{r.Firecracker, r.Jailer} }
 
 // stamp is what changes with the content of a file: to compare it costs nothing.
 type stamp struct {
@@ -39,18 +43,32 @@ func (p *programs) check() error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	err := p.checkLocked()
+	if err == nil {
+		return nil
+	}
+	// An upgrade may have exchanged both since this helper was started.
+	r, lerr := layout.Load(p.record)
+	if lerr != nil {
+		return err
+	}
+	p.set(r)
+	return p.checkLocked()
+}
+
+func (p *programs) checkLocked() error {
 	for _, program := range p.recorded {
 		if program.Path == "" {
 			continue
 		}
-		if err := p.checkLocked(program); err != nil {
+		if err := p.compareLocked(program); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *programs) checkLocked(program layout.Program) error {
+func (p *programs) compareLocked(program layout.Program) error {
 	f, err := os.Open(program.Path)
 	if err != nil {
 		return fmt.Errorf("compare with what was installed: %w", err)

@@ -2,6 +2,7 @@ package helper
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -68,4 +69,30 @@ func TestOwnerWhoIsNoMore(t *testing.T) {
 			t.Errorf("%s: got %v, want %q", name, err, want)
 		}
 	}
+}
+
+// An upgrade exchanges program and record under a helper that runs.
+func TestProgramOfAnUpgrade(t *testing.T) {
+	needRoot(t) // the record is root's
+	dir := t.TempDir()
+	path, record := filepath.Join(dir, "firecracker"), filepath.Join(dir, "install.toml")
+	install := func(content string) {
+		r := layout.Record{
+			Layout: layout.Version, Prefix: "/usr/local", Owner: layout.Owner{Name: "alice", UID: 1000, GID: 1000, Home: "/home/alice"},
+			UIDs: layout.UIDs{First: 5000, Count: 100}, Network: netip.MustParsePrefix("10.99.0.0/16"),
+			Firecracker: layout.Program{Path: path, SHA256: digestOf(content)},
+		}
+		text, err := r.Encode()
+		must(t, err)
+		must(t, os.WriteFile(path, []byte(content), 0o755))
+		must(t, os.WriteFile(record, text, 0o600))
+	}
+	install("program")
+	c, err := installed(record)
+	must(t, err)
+	must(t, c.programs.check())
+	install("next program")
+	must(t, c.programs.check())
+	must(t, os.WriteFile(path, []byte("program"), 0o755))
+	wantCode(t, c.programs.check(), ops.Unsupported)
 }

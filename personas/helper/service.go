@@ -205,9 +205,12 @@ func installed(path string) (config, error) {
 	if err != nil {
 		return config{}, err
 	}
+	recorded := &programs{record: path}
+	recorded.set(r)
 	return config{
 		owner: owner{uid: r.Owner.UID, gid: r.Owner.GID}, ownerName: r.Owner.Name, binary: layout.Binary(r.Prefix),
-		programs: &programs{recorded: []layout.Program{r.Firecracker, r.Jailer}}, firecracker: cmp.Or(r.Firecracker.Path, layout.Firecracker), jailer: r.Jailer.Path, baseUID: r.UIDs.First, hostNS: -1,
+		programs: recorded, firecracker: cmp.Or(r.Firecracker.Path, layout.Firecracker), jailer: r.Jailer.Path,
+		baseUID: r.UIDs.First, hostNS: -1,
 	}, nil
 }
 

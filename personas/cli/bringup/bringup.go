@@ -164,7 +164,9 @@ func (h Host) owner(daemon, helper bool) (Owner, error) {
 	case helper:
 		return caller.or(h.helperSocket(), err)
 	case h.hasVMs():
-		return caller.or(h.DaemonDir, err)
+		if left, err := caller.or(h.DaemonDir, err); err == nil {
+			return left, nil // else their owner is no more
+		}
 	}
 	return caller, err
 }

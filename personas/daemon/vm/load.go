@@ -221,7 +221,9 @@ func (s *Set) adopt(ctx context.Context, v *VM) error {
 }
 
 // hasEnded reports whether a VM was not adopted because it does not run.
-func hasEnded(err error) bool { return errors.Is(err, &ops.Error{Code: ops.Conflict}) }
+func hasEnded(err error) bool {
+	return errors.Is(err, &ops.Error{Code: ops.Conflict}) || errors.Is(err, &ops.Error{Code: ops.NotFound})
+}
 
 // rest sees to a VM that is stopped and was to go when it stops.
 func (s *Set) rest(ctx context.Context, v *VM) error {

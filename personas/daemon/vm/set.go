@@ -127,7 +127,7 @@ func (v *VM) running() (*machine, error) {
 			HintText: "start it: banger vm start " + v.rec.Name}
 	case v.machine == nil:
 		return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("VM %s is recorded as running, but not connected", v.rec.Name),
-			HintText: "restart it: banger vm restart " + v.rec.Name}
+			HintText: "\"banger vm kill " + v.rec.Name + "\" ends it, without asking its guest"}
 	}
 	return v.machine, nil
 }

@@ -78,7 +78,11 @@ func (s *Set) stopLocked(ctx context.Context, v *VM, grace time.Duration, progre
 	m, err := v.running()
 	if err != nil && v.record().State == api.Running {
 		// It could not be taken over when the daemon began, and may run well.
-		if err := s.adopt(ctx, v); err != nil && !hasEnded(err) {
+		err := s.adopt(ctx, v)
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		if err != nil && !hasEnded(err) {
 			return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("reach the guest of VM %s: %v", v.record().Name, err),
 				HintText: "what it has not written is lost if you end it nevertheless: banger vm kill " + v.record().Name}
 		}
