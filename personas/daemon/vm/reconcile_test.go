@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -157,11 +158,13 @@ func TestStopDoesNotKillWhatCannotBeReached(t *testing.T) {
 			t.Fatalf("%s has ended the VMM", what)
 		}
 	}
-	l.h.set(func() { l.h.before = nil })
-	v, err := l.Stop(t.Context(), "web", 0, ignore)
+	// One refusal is met by take, and the next try by stop itself, which asks the guest.
+	l.h.refuseAt("VMReconnect")
+	var told []api.Event
+	_, err := l.Stop(t.Context(), "web", 0, func(e api.Event) { told = append(told, e) })
 	must(t, err)
-	if v.Reason != "stopped" {
-		t.Errorf("it ended so: %q", v.Reason)
+	if !slices.ContainsFunc(told, func(e api.Event) bool { return e.Step == "shutdown" }) {
+		t.Errorf("the guest was not asked: %+v", told)
 	}
 	l.wantState(t, "web", api.Stopped)
 }

@@ -75,19 +75,10 @@ func (s *Set) operate(ctx context.Context, name string, act func(context.Context
 }
 
 func (s *Set) stopLocked(ctx context.Context, v *VM, grace time.Duration, progress func(api.Event)) error {
-	m, err := v.running()
-	if err != nil && v.record().State == api.Running {
-		// It could not be taken over when the daemon began, and may run well.
-		err := s.adopt(ctx, v)
-		if cause := context.Cause(ctx); cause != nil {
-			return cause
-		}
-		if err != nil && !hasEnded(err) {
-			return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("reach the guest of VM %s: %v", v.record().Name, err),
-				HintText: "what it has not written is lost if you end it nevertheless: banger vm kill " + v.record().Name}
-		}
-		m, err = v.running()
+	if err := s.reach(ctx, v); err != nil {
+		return err
 	}
+	m, err := v.running()
 	if err != nil {
 		return s.killLocked(ctx, v, "stopped") // there is no guest that could be asked
 	}
@@ -109,6 +100,24 @@ func (s *Set) stopLocked(ctx context.Context, v *VM, grace time.Duration, progre
 	}
 	end()
 	return nil
+}
+
+// reach takes over a VM that runs and could not be taken over when the daemon began. It
+// is no error if the VM has ended.
+func (s *Set) reach(ctx context.Context, v *VM) error {
+	rec := v.record()
+	if _, err := v.running(); err == nil || rec.State != api.Running {
+		return nil
+	}
+	err := s.adopt(ctx, v)
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	if err == nil || hasEnded(err) {
+		return nil
+	}
+	return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("reach the guest of VM %s: %v", rec.Name, err),
+		HintText: "what it has not written is lost if you end it nevertheless: banger vm kill " + rec.Name}
 }
 
 func (s *Set) killLocked(ctx context.Context, v *VM, reason string) error {
